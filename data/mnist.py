@@ -1,0 +1,84 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28x28 grey images.
+
+60,000 train and 10,000 test each, in the files that Keras downloads.
+"""
+
+import gzip
+import pathlib
+
+import numpy as np
+
+from data.download import fetch
+from data.source import ArraySource, DataError, Dataset
+
+_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+_MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+# File and published MD5, by split: images, labels.
+_FASHION_FILES = {
+    "train": (
+        ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+    ),
+    "test": (
+        ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+        ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+    ),
+}
+_FASHION_CLASSES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+
+def _source(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> ArraySource:
+    good = images.dtype == np.uint8 and images.ndim == 3 and images.shape[1:] == (28, 28)
+    if not good or labels.shape != (len(images),) or labels.max(initial=0) > 9:
+        raise DataError(f"{path} does not hold 28x28 uint8 images with labels from 0 to 9")
+    return ArraySource(images[..., None], labels)
+
+
+def mnist(data_dir: pathlib.Path) -> Dataset:
+    """Handwritten digits. `data_dir` has, or gets, `mnist.npz`."""
+    path = fetch("mnist", data_dir, "mnist.npz", url=_URL + "mnist.npz", file_hash=_MNIST_SHA256)
+    with np.load(path, allow_pickle=False) as arrays:
+        splits = {
+            split: _source(arrays[f"x_{split}"], arrays[f"y_{split}"], path)
+            for split in ("train", "test")
+        }
+    return Dataset(
+        name="mnist",
+        class_names=[str(digit) for digit in range(10)],
+        splits=splits,
+        mean=(0.1307,),
+        std=(0.3081,),
+        crop_padding=2,
+        flip=False,  # A mirrored 2 is not a 2.
+    )
+
+
+def _idx(path: pathlib.Path, header: int) -> np.ndarray:
+    """The bytes of an IDX file behind its header."""
+    with gzip.open(path, "rb") as file:
+        return np.frombuffer(file.read(), np.uint8, offset=header)
+
+
+def fashion_mnist(data_dir: pathlib.Path) -> Dataset:
+    """Pictures of clothes. `data_dir` has, or gets, `fashion-mnist/` with the four IDX files."""
+    folder = data_dir / "fashion-mnist"
+    splits = {}
+    for split, files in _FASHION_FILES.items():
+        images, labels = (
+            fetch("fashion_mnist", folder, file, url=_URL + file, file_hash=md5)
+            for file, md5 in files
+        )
+        pixels = _idx(images, header=16).reshape(-1, 28, 28)
+        splits[split] = _source(pixels, _idx(labels, header=8), images)
+    return Dataset(
+        name="fashion_mnist",
+        class_names=_FASHION_CLASSES,
+        splits=splits,
+        mean=(0.2860,),
+        std=(0.3530,),
+        crop_padding=2,
+        flip=True,
+    )

@@ -1,0 +1,118 @@
+"""A run's directory: what is where, and whether a command fits the run that is there.
+
+In it are:
+
+    config.json     every flag as it was resolved, and what the data is
+    checkpoints/    the last states          best/    the best one
+    train/ val/ test/    TensorBoard's event files
+    metrics.jsonl   one line for each row that was logged
+    result.json     the test split's scores; only a finished run has it
+"""
+
+import hashlib
+import json
+import pathlib
+
+from loops.errors import RunError
+
+CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+        RunError: it is not one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"cannot read {path}: it does not hold a JSON object")
+    return content
+
+
+def read_config(run_dir: pathlib.Path) -> dict:
+    """The configuration of the run in a directory.
+
+    Raises:
+        RunError: the directory is not a run's.
+    """
+    if not (run_dir / CONFIG).is_file():
+        what = "has no config.json" if run_dir.is_dir() else "is not a directory"
+        raise RunError(f"{run_dir} is not a run directory: it {what}")
+    return read_json(run_dir / CONFIG)
+
+
+def default_name(config: dict) -> str:
+    """A name that the configuration alone decides, as `inception10-cifar10-3f9a1c`."""
+    text = json.dumps(config, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{config['flags']['net']}-{config['data']['name']}-{digest}"
+
+
+def differences(old: dict, new: dict, free: tuple[str, ...]) -> list[str]:
+    """What keeps a command from going on with a run, a phrase each.
+
+    Args:
+        old: configuration of the run, {"flags": ..., "data": ...}.
+        new: that of the command.
+        free: names of flags that may differ.
+    """
+
+    def pairs(part):
+        before, after = old.get(part, {}), new.get(part, {})
+        keys = sorted(before.keys() | after.keys())
+        return [(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)]
+
+    flags = [f"--{k} is {a} here and {b} in the run" for k, b, a in pairs("flags") if k not in free]
+    data = [f"the data's {k} is {a} here and {b} in the run" for k, b, a in pairs("data")]
+    return flags + data
+
+
+def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
+    """Makes a run directory, or checks that the one that is there fits.
+
+    Args:
+        run_dir: the directory.
+        config: {"flags": ..., "data": ...} of the command.
+        free: names of flags that may differ from the run's.
+
+    Returns:
+        The configuration of the run that is there, or None if it is new.
+
+    Raises:
+        RunError: the directory is something else's, or the configuration does not fit.
+    """
+    if (run_dir / CONFIG).exists():
+        there = read_config(run_dir)
+        found = differences(there, config, free)
+        if found:
+            raise RunError(
+                f"{run_dir} holds a run of another configuration: {'; '.join(found)}. "
+                "Use its values, or another --run_dir"
+            )
+        return there
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise RunError(f"{run_dir} is not a run directory, and not empty; use another --run_dir")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {run_dir}: {error.strerror}") from error
+    write_json(run_dir / CONFIG, config)
+    return None

@@ -1,0 +1,110 @@
+"""All that a run is at a step: what a checkpoint holds and a resume restores.
+
+- `net`: weights and BatchNorm statistics
+- `ema_net`: their moving averages, if there are any
+- `optimizer`: the global step and the slots
+- `window`: sums of the metrics since they were last logged
+- `progress`: the best validation accuracy, its step, and the step that was last evaluated
+- `loss_scale`: for float16, if it is in use
+"""
+
+import tensorflow as tf
+
+from loops.optimizer import optimizer_variables
+
+
+def _scalar(value, dtype, name: str) -> tf.Variable:
+    return tf.Variable(
+        value, dtype=dtype, trainable=False, name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )  # fmt: skip
+
+
+class LossScale:
+    """A power of two that keeps float16 gradients from vanishing.
+
+    The scale is halved when a gradient overflows, and that update is dropped on all replicas; it is
+    doubled after `growth_steps` updates without an overflow (Micikevicius et al. 2017, section 3.2,
+    with the constants of Keras' LossScaleOptimizer).
+    """
+
+    def __init__(self, growth_steps: int = 2000):
+        self.growth_steps = growth_steps
+        self.scale = _scalar(2.0**15, tf.float32, "scale")
+        self.good_steps = _scalar(0, tf.int64, "good_steps")
+
+    def update(self, finite: tf.Tensor) -> None:
+        """Moves the scale after a step whose gradients were finite, or not. Cross-replica."""
+        good = tf.where(finite, self.good_steps + 1, 0)
+        grow = good >= self.growth_steps
+        grown = tf.where(grow, self.scale * 2, self.scale)
+        self.scale.assign(tf.where(finite, grown, tf.maximum(self.scale / 2, 1.0)))
+        self.good_steps.assign(tf.where(grow, 0, good))
+
+
+class TrainState:
+    """Make it in the strategy's scope, after the net and the optimizer are built.
+
+    Args:
+        net: the net, built.
+        optimizer: from `loops.optimizer.make_optimizer`, for that net.
+        ema_net: a second net like the first, which holds the averages; None for no averages.
+        loss_scale: whether gradients are scaled, for float16.
+    """
+
+    def __init__(self, net, optimizer, *, ema_net=None, loss_scale: bool = False):
+        self.net = net
+        self.ema_net = ema_net
+        self.optimizer = optimizer
+        self.loss_scale = LossScale() if loss_scale else None
+        self.window = {
+            "loss": _scalar(0, tf.float64, "loss"),
+            "correct": _scalar(0, tf.float64, "correct"),
+            "examples": _scalar(0, tf.int64, "examples"),
+            "gradient_norm": _scalar(0, tf.float64, "gradient_norm"),
+            "steps": _scalar(0, tf.int64, "steps"),
+        }
+        self.progress = {
+            "best_top_1_accuracy": _scalar(-1, tf.float64, "best_top_1_accuracy"),
+            "best_step": _scalar(-1, tf.int64, "best_step"),
+            "evaluated_step": _scalar(-1, tf.int64, "evaluated_step"),
+        }
+        if ema_net is not None:
+            for average, variable in zip(ema_net.variables, net.variables, strict=True):
+                average.assign(variable)
+
+    @property
+    def step(self) -> int:
+        """The global step: updates made so far."""
+        return int(self.optimizer.iterations.numpy())
+
+    @property
+    def eval_net(self):
+        """The net that is evaluated: the averages if there are any."""
+        return self.net if self.ema_net is None else self.ema_net
+
+    def parts(self) -> dict[str, object]:
+        """What a checkpoint holds, by name."""
+        parts = {
+            "net": self.net,
+            "optimizer": optimizer_variables(self.optimizer, self.net),
+            "window": self.window,
+            "progress": self.progress,
+        }
+        if self.ema_net is not None:
+            parts["ema_net"] = self.ema_net
+        if self.loss_scale is not None:
+            scale = self.loss_scale
+            parts["loss_scale"] = {"scale": scale.scale, "good_steps": scale.good_steps}
+        return parts
+
+    def num_variables(self) -> int:
+        """How many variables a checkpoint must hold, counted without the help of a checkpoint."""
+        return (
+            len(self.net.variables)
+            + (len(self.ema_net.variables) if self.ema_net is not None else 0)
+            + len(self.optimizer.variables)
+            + len(self.window)
+            + len(self.progress)
+            + (2 if self.loss_scale is not None else 0)
+        )

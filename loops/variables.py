@@ -1,0 +1,49 @@
+"""The variables of a net by name, the names under which a checkpoint holds them."""
+
+import tensorflow as tf
+
+from loops.errors import RunError
+
+
+def tensor_variable(variable) -> tf.Variable:
+    """The tf.Variable inside a Keras variable."""
+    return variable.value if isinstance(variable, tf.keras.Variable) else variable
+
+
+def named_variables(net: tf.keras.layers.Layer) -> dict[str, tf.keras.Variable]:
+    """Every variable of a built net, in the order of `net.variables`, by its path from the net.
+
+    The paths are those of tf.train.Checkpoint, as `stage_1/block_0/conv/kernel`.
+
+    Raises:
+        RunError: a checkpoint would not hold a variable, as its layer is in a list or dictionary.
+    """
+    view = tf.train.TrackableView(net)
+    paths, queue = {}, [(net, ())]
+    seen = {id(net)}
+    while queue:
+        trackable, path = queue.pop(0)
+        paths.setdefault(id(tensor_variable(trackable)), "/".join(path))
+        for name, child in view.children(trackable).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                queue.append((child, (*path, name.lstrip("_"))))
+    lost = [v.path for v in net.variables if id(tensor_variable(v)) not in paths]
+    if lost:
+        raise RunError(
+            f"a checkpoint would not hold {lost[0]} and {len(lost) - 1} more variables of the net: "
+            "hold layers as attributes or in tuples, not in lists or dictionaries"
+        )
+    return {paths[id(tensor_variable(v))]: v for v in net.variables}
+
+
+def nest(flat: dict[str, object]) -> dict:
+    """{"a/b": x} as {"a": {"b": x}}, so that a checkpoint's keys read like paths."""
+    nested = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = value
+    return nested

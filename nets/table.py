@@ -1,0 +1,96 @@
+"""A net as a table: what each stage gives out, holds and costs.
+
+Synopsis:
+
+    print(table(net, image_shape=(32, 32, 3)))
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from nets.net import Net
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRow:
+    """One stage.
+
+    Attributes:
+        name: attribute of the net that holds it.
+        output_shape: without the batch axis.
+        trainable: number of trainable parameters.
+        not_trainable: number of other ones (BatchNorm's moving statistics).
+        flops: multiply-adds of its convolutions and dense layers for one image.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    trainable: int
+    not_trainable: int
+    flops: int
+
+
+def _count(variables) -> int:
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def _multiply_adds(graph: tf.Graph) -> int:
+    """Multiply-adds of the convolutions and matrix products in a traced graph."""
+    total = 0
+    for op in graph.get_operations():
+        if op.type in ("Conv2D", "DepthwiseConv2dNative"):
+            height, width, inputs, outputs = op.inputs[1].shape
+            # A depthwise kernel's last axis is the multiplier: its output has inputs * outputs.
+            per_pixel = height * width * inputs * outputs
+            total += math.prod(op.outputs[0].shape[1:3]) * per_pixel
+        elif op.type == "MatMul":
+            total += math.prod(op.inputs[1].shape)
+    return int(total)
+
+
+def stage_rows(net: Net, image_shape: tuple[int, int, int]) -> list[StageRow]:
+    """A row for each stage of a built net, in the order they run.
+
+    FLOPs are multiply-adds, as He et al. 2015 count them; pooling, BatchNorm, ReLU and additions
+    are left out.
+    """
+    rows = []
+    spec = tf.TensorSpec((1, *image_shape), tf.float32)
+    for name, stage in net.stages.items():
+        traced = tf.function(lambda x, stage=stage: stage(x, training=False))
+        concrete = traced.get_concrete_function(spec)
+        output = concrete.structured_outputs
+        rows.append(
+            StageRow(
+                name=name,
+                output_shape=tuple(output.shape[1:]),
+                trainable=_count(stage.trainable_variables),
+                not_trainable=_count(stage.non_trainable_variables),
+                flops=_multiply_adds(concrete.graph),
+            )
+        )
+        spec = tf.TensorSpec(output.shape, output.dtype)
+    return rows
+
+
+def table(net: Net, image_shape: tuple[int, int, int]) -> str:
+    """The rows as text, ending with the sums."""
+    rows = stage_rows(net, image_shape)
+    cells = [("stage", "output", "parameters", "FLOPs")]
+    for row in rows:
+        shape = " x ".join(map(str, row.output_shape))
+        cells.append((row.name, shape, f"{row.trainable:,}", f"{row.flops:,}"))
+    trainable, flops = sum(r.trainable for r in rows), sum(r.flops for r in rows)
+    cells.append(("total", "", f"{trainable:,}", f"{flops:,}"))
+    widths = np.max([[len(cell) for cell in row] for row in cells], axis=0)
+    lines = [
+        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {cost:>{widths[3]}}"
+        for name, shape, count, cost in cells
+    ]
+    not_trainable = sum(r.not_trainable for r in rows)
+    lines.append("FLOPs are multiply-adds for one image.")
+    lines.append(f"parameters: {trainable:,} trainable, {not_trainable:,} not")
+    return "\n".join(lines)
