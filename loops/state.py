@@ -35,11 +35,12 @@ class LossScale:
 
     def update(self, finite: tf.Tensor) -> None:
         """Moves the scale after a step whose gradients were finite, or not. Cross-replica."""
-        good = tf.where(finite, self.good_steps + 1, 0)
+        none = tf.zeros_like(self.good_steps)
+        good = tf.where(finite, self.good_steps + 1, none)
         grow = good >= self.growth_steps
         grown = tf.where(grow, self.scale * 2, self.scale)
         self.scale.assign(tf.where(finite, grown, tf.maximum(self.scale / 2, 1.0)))
-        self.good_steps.assign(tf.where(grow, 0, good))
+        self.good_steps.assign(tf.where(grow, none, good))
 
 
 class TrainState:

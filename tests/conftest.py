@@ -1,0 +1,47 @@
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import cli
+
+with cli.quiet_start():
+    import tensorflow as tf
+
+import pytest
+
+# Several replicas are several logical CPU devices. The number is fixed once TensorFlow has started,
+# so the whole suite runs with as many as any test needs.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _default_precision():
+    tf.keras.config.set_dtype_policy("float32")
+    yield
+    tf.keras.config.set_dtype_policy("float32")
+
+
+# One strategy for all tests: TensorFlow numbers the collective operations of each strategy from the
+# same start, so those of a second one in a process meet those of the first.
+_TWO_REPLICAS = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def one_replica():
+    return tf.distribute.OneDeviceStrategy("CPU:0")
+
+
+@pytest.fixture
+def two_replicas():
+    return _TWO_REPLICAS
+
+
+@pytest.fixture(params=["one_replica", "two_replicas"])
+def strategy(request):
+    return request.getfixturevalue(request.param)
