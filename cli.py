@@ -6,6 +6,7 @@ Synopsis:
 """
 
 import contextlib
+import math
 import os
 import sys
 
@@ -27,23 +28,36 @@ def fail(message: str) -> None:
     sys.exit(EXIT_BAD_INPUT)
 
 
+def parse(argv: list[str], define_flags, values=flags.FLAGS) -> dict:
+    """The flags in a command line, by name; ends the program if one is wrong.
+
+    Args:
+        argv: the command line, beginning with the program's name.
+        define_flags: `define_train_flags` or `define_eval_flags`.
+        values: absl's flags, which get the definitions.
+    """
+    names = define_flags(values)
+    for name in names:  # So that --help lists them: absl lists those of the main module.
+        values.register_key_flag_for_module(argv[0], values[name])
+    try:
+        rest = values(argv)
+    except flags.Error as error:
+        fail(f"{error}; --help lists the flags")
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}; flags start with --")
+    return {name: values[name].value for name in names}
+
+
 def run(main, define_flags) -> None:
-    """Parses the flags and calls `main(values)` with a dictionary of them."""
+    """Calls `main` with the flags in the command line."""
+    found = {}
 
-    def parse(argv):
-        try:
-            rest = flags.FLAGS(argv)
-        except flags.Error as error:
-            fail(f"{error}; --help lists the flags")
-        if len(rest) > 1:
-            fail(f"unexpected argument {rest[1]!r}; flags start with --")
+    def parse_all(argv):
+        found.update(parse(argv, define_flags))
         logging.set_verbosity(logging.ERROR)
-        return rest
+        return argv
 
-    names = define_flags()
-    for name in names:
-        flags.declare_key_flag(name)
-    app.run(lambda _: main({n: flags.FLAGS[n].value for n in names}), flags_parser=parse)
+    app.run(lambda _: main(found), flags_parser=parse_all)
 
 
 @contextlib.contextmanager
@@ -61,15 +75,19 @@ def quiet_start():
         os.close(null)
 
 
-class _Flags:
-    """Defines flags and remembers their names."""
+class _Define:
+    """Defines flags, each with its bounds, and remembers their names."""
 
-    def __init__(self):
+    def __init__(self, values: flags.FlagValues):
+        self._values = values
         self.names = []
 
-    def _add(self, define, name, default, help_text, **kwargs):
-        define(name, default, help_text, **kwargs)
+    def _add(self, kind, name, default, help_text, **kwargs):
+        kind(name, default, help=help_text, flag_values=self._values, **kwargs)
         self.names.append(name)
+
+    def _check(self, name, good, message):
+        flags.register_validator(name, good, message=message, flag_values=self._values)
 
     def string(self, name, default, help_text):
         self._add(flags.DEFINE_string, name, default, help_text)
@@ -80,208 +98,210 @@ class _Flags:
     def integer(self, name, default, help_text, lowest=1):
         self._add(flags.DEFINE_integer, name, default, help_text, lower_bound=lowest)
 
-    def number(
-        self, name, default, help_text, lowest=0.0, highest=None, *, above=False, below=False
-    ):
-        """A float in [lowest, highest]; `above` and `below` leave out the bounds."""
+    def choice(self, name, default, help_text, values):
+        self._add(flags.DEFINE_enum, name, default, help_text, enum_values=values)
+
+    def number(self, name, default, help_text, *, above=None, below=None, up_to=None):
+        """A finite number, at least 0 or above `above`, and below `below` or up to `up_to`."""
         self._add(flags.DEFINE_float, name, default, help_text)
-        low = f"above {lowest:g}" if above else f"at least {lowest:g}"
-        high = "" if highest is None else f" and {'below' if below else 'at most'} {highest:g}"
+        bounds = ["at least 0" if above is None else f"above {above:g}"]
+        bounds += [f"below {below:g}"] if below is not None else []
+        bounds += [f"at most {up_to:g}"] if up_to is not None else []
 
         def good(value):
-            if value is None:
-                return True
-            # Written so that a NaN is refused.
-            lower = value > lowest if above else value >= lowest
-            upper = value < float("inf") if highest is None else (
-                value < highest if below else value <= highest
-            )  # fmt: skip
-            return lower and upper
+            return value is None or (
+                math.isfinite(value)
+                and (value >= 0 if above is None else value > above)
+                and (below is None or value < below)
+                and (up_to is None or value <= up_to)
+            )
 
-        flags.register_validator(name, good, message=f"must be {low}{high}")
+        self._check(name, good, f"must be {' and '.join(bounds)}")
 
-    def choice(self, name, default, values, help_text):
-        self._add(
-            lambda *args, **kwargs: flags.DEFINE_enum(args[0], args[1], values, args[2]),
-            name, default, help_text,
-        )  # fmt: skip
-
-    def numbers(self, name, default, help_text):
+    def epochs(self, name, default, help_text):
+        """A list of numbers above 0."""
         self._add(flags.DEFINE_list, name, default, help_text)
 
         def good(values):
             with contextlib.suppress(ValueError):
-                return all(float(v) > 0 for v in values)
+                return all(math.isfinite(float(v)) and float(v) > 0 for v in values)
             return False
 
-        flags.register_validator(name, good, message="must be numbers above 0, as 30,60,80")
+        self._check(name, good, "must be numbers above 0 with commas between, as 15,25")
 
 
-def _define_devices(define: _Flags) -> None:
-    define.integer("num_gpus", 1, "Number of GPUs, each with a replica of the net. Where no GPU is "
-                   "visible, as many logical CPU devices rehearse them.")  # fmt: skip
-    define.choice("device", "auto", ("auto", "cpu", "gpu"), "gpu insists on GPUs, cpu refuses them, "
-                  "auto takes them if there are any.")  # fmt: skip
+def _define_devices(define: _Define) -> None:
+    define.integer(
+        "num_gpus",
+        1,
+        "Number of GPUs, each with a replica of the net. Where no GPU is visible, as many logical "
+        "CPU devices rehearse them.",
+    )
+    define.choice(
+        "device",
+        "auto",
+        "gpu insists on GPUs, cpu refuses them, auto takes them if there are any.",
+        ("auto", "cpu", "gpu"),
+    )
 
 
-def define_train_flags() -> list[str]:
+def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines the flags of train.py and returns their names."""
-    define = _Flags()
-    # What.
+    define = _Define(values)
+
+    # What is trained, on what.
     define.string("net", "inception10", "Net to train, a name from nets/__init__.py.")
     define.string(
         "dataset",
         "cifar10",
-        "Dataset: cifar10, cifar100, mnist, fashion_mnist, digits "
-        "(needs no download) or folder (your own images in --data_dir).",
+        "Dataset: cifar10, cifar100, mnist, fashion_mnist, digits (needs no download) or folder "
+        "(your own images in --data_dir).",
     )
     define.string(
         "data_dir",
         None,
-        "Directory with the dataset's files. Default: where Keras keeps "
-        "datasets, ~/.keras/datasets.",
+        "Directory with the dataset's files. Default: where Keras keeps datasets, "
+        "~/.keras/datasets.",
     )
     define.integer(
         "image_size",
         None,
-        "Height and width in pixels that images are brought to. "
-        "Default: the dataset's own; 64 for folder.",
+        "Height and width in pixels that images are brought to. Default: the dataset's own; 64 "
+        "for folder.",
     )
     define.number(
         "val_fraction",
         0.1,
-        "Share of train held out for validation, on which the best "
-        "checkpoint is chosen. 0 trains on all of train, and the best is the last.",
-        highest=1,
-        below=True,
+        "Share of train held out for validation, on which the best checkpoint is chosen. 0 trains "
+        "on all of train, and the best is the last.",
+        below=1,
     )
-    define.integer("seed", 0, "Seed of initial weights, order, and augmentation.", lowest=0)
-    # How long.
-    define.number("epochs", 30.0, "Length of the run in epochs; a fraction is allowed.", above=True)
+    define.integer("seed", 0, "Seed of initial weights, order and augmentation.", lowest=0)
+
+    # How long, and in what portions.
+    define.number("epochs", 30.0, "Length of the run in epochs; fractions are allowed.", above=0)
     define.integer("batch_size", 128, "Examples in an update, over all replicas.")
     define.integer(
         "accumulation",
         1,
-        "Parts that each replica's examples are cut into and run one "
-        "after the other, to save memory.",
+        "Parts that each replica's examples are cut into, one after the other, to save memory.",
     )
-    # How.
+
+    # How the weights move.
     define.choice(
-        "optimizer", "sgd", ("sgd", "adam", "adamw"), "Update rule; sgd has Nesterov momentum."
+        "optimizer",
+        "sgd",
+        "Update rule; sgd has Nesterov momentum.",
+        ("sgd", "adam", "adamw"),
     )
     define.number(
         "learning_rate",
         None,
         "Highest learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw.",
-        above=True,
+        above=0,
     )
-    define.number(
-        "momentum", 0.9, "Momentum of sgd, from 0 (none) to below 1.", highest=1, below=True
-    )
+    define.number("momentum", 0.9, "Momentum of sgd, from 0 (none) to below 1.", below=1)
     define.choice(
         "schedule",
         "cosine",
+        "Course of the learning rate after the warm-up: constant; step, times --step_factor after "
+        "each of --step_epochs; cosine, to 0; one_cycle, in a straight line to 0.",
         ("constant", "step", "cosine", "one_cycle"),
-        "Course of the "
-        "learning rate after the warm-up: constant; step, times --step_factor after each "
-        "of --step_epochs; cosine, to 0; one_cycle, in a straight line to 0.",
     )
     define.number(
         "warmup_epochs",
         None,
-        "Epochs in which the learning rate rises from 0. Default: "
-        "1, but at most a fifth of the run.",
+        "Epochs in which the learning rate rises from 0. Default: 1, but at most a fifth of the "
+        "run.",
     )
-    define.numbers(
+    define.epochs(
         "step_epochs", ["15", "25"], "Epochs after which --schedule=step lowers the rate."
     )
-    define.number("step_factor", 0.1, "What --schedule=step multiplies the rate with.", highest=1)
+    define.number("step_factor", 0.1, "What --schedule=step multiplies the rate with.", up_to=1)
     define.number(
         "weight_decay",
         None,
-        "Weight decay of kernels; BatchNorm and biases have none. "
-        "Default: 0.0005 for sgd, 0 for adam, 0.05 for adamw, which decouples it.",
+        "Weight decay of kernels; BatchNorm and biases have none. Default: 0.0005 for sgd, 0 for "
+        "adam, 0.05 for adamw, which decouples it.",
     )
     define.number(
-        "label_smoothing",
-        0.0,
-        "Share of each label spread over all classes, from 0 to below 1.",
-        highest=1,
-        below=True,
+        "label_smoothing", 0.0, "Share of each label that is spread over all classes.", below=1
     )
     define.number("clip_norm", 0.0, "Highest global norm of the gradients; 0 is off.")
     define.number(
         "ema_decay",
         0.0,
-        "Decay per update of a moving average of weights and BatchNorm "
-        "statistics, which is then what is evaluated; 0 is off, 0.999 is common.",
-        highest=1,
-        below=True,
+        "Decay per update of a moving average of weights and BatchNorm statistics, which is then "
+        "what is evaluated; 0 is off, 0.999 is common.",
+        below=1,
     )
-    # Augmentation.
+
+    # What is done to the images.
     define.integer(
         "crop_padding",
         None,
-        "Pixels that the random crop may move an image by; 0 is "
-        "off. Default: what suits the dataset.",
+        "Pixels that the random crop may move an image by; 0 is off. Default: what suits the "
+        "dataset.",
         lowest=0,
     )
     define.boolean("flip", None, "Mirror half of the images. Default: what suits the dataset.")
     define.integer("cutout", 0, "Side in pixels of a square that is blanked; 0 is off.", lowest=0)
     define.number("mixup", 0.0, "Alpha of mixup's Beta distribution; 0 is off, 0.2 is common.")
     define.number("cutmix", 0.0, "Alpha of cutmix's Beta distribution; 0 is off, 1 is common.")
-    # Where and how fast.
+
+    # On what, and how precisely.
+    _define_devices(define)
     define.choice(
         "precision",
         "float32",
-        ("float32", "mixed_bfloat16", "mixed_float16"),
         "Precision of the net's arithmetic; weights stay float32.",
+        ("float32", "mixed_bfloat16", "mixed_float16"),
     )
     define.boolean("jit", False, "Compile the forward and backward pass with XLA.")
-    _define_devices(define)
-    # What is kept.
+
+    # What is kept, and how often.
     define.string(
         "run_dir",
         None,
-        "Directory of the run. Default: runs/ and a name that comes from "
-        "the configuration, so that the same command goes on with its run.",
+        "Directory of the run. Default: runs/ and a name that comes from the configuration, so "
+        "that the same command goes on with its run.",
     )
     define.integer("keep_checkpoints", 3, "How many of the last checkpoints are kept.")
     define.number(
         "save_minutes",
         10.0,
-        "Minutes between saves within an epoch; its end always saves.",
-        above=True,
+        "Minutes between saves within an epoch; an epoch's end always saves.",
+        above=0,
     )
     define.integer("log_steps", 50, "Steps between rows of training metrics.")
     define.integer("eval_epochs", 1, "Epochs between evaluations on the validation split.")
     return define.names
 
 
-def define_eval_flags() -> list[str]:
+def define_eval_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines the flags of eval.py and returns their names."""
-    define = _Flags()
+    define = _Define(values)
     define.string("run_dir", None, "Directory of the run to score. Required.")
     define.string(
         "checkpoint",
         None,
-        "best, last, or a checkpoint's directory, prefix or file. "
-        "Default: best, or last if the run keeps no best.",
+        "best, last, or a checkpoint's directory, prefix or file. Default: best, or last if the "
+        "run keeps no best.",
     )
-    define.choice("split", "test", ("train", "val", "test"), "Split to score.")
+    define.choice("split", "test", "Split to score.", ("train", "val", "test"))
     define.string("dataset", None, "Another dataset with the same classes. Default: the run's.")
     define.string(
         "data_dir",
         None,
-        "Directory with the dataset's files. Default: the run's, or for "
-        "another dataset where Keras keeps datasets.",
+        "Directory with the dataset's files. Default: the run's, or for another dataset where "
+        "Keras keeps datasets.",
     )
     define.string("json", None, "File to write the scores to, as JSON.")
     define.boolean(
         "follow",
         False,
-        "Score each new checkpoint of a running training, until it is "
-        "finished, and chart the scores in TensorBoard.",
+        "Score each new checkpoint of a running training until it is finished, and chart the "
+        "scores in TensorBoard.",
     )
     _define_devices(define)
     return define.names

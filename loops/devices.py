@@ -46,9 +46,10 @@ def make_strategy(num_gpus: int, device: str) -> tuple[tf.distribute.Strategy, s
     if num_gpus == 1:
         return _strategy(["CPU:0"]), None
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
-    )
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_gpus:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
+        )
     why = "no GPU is visible" if device == "auto" else "--device=cpu"
     note = f"{why}: {num_gpus} replicas run on logical CPU devices, as a rehearsal"
     return _strategy([f"CPU:{i}" for i in range(num_gpus)]), note

@@ -28,7 +28,8 @@ class MetricsLog:
         self._run_dir = run_dir
         self._path = run_dir / METRICS
         self._writers = {}
-        self.rows = [row for row in self._read() if row["step"] <= step]
+        # A run that goes on has not been scored on the test split, or scores it again.
+        self.rows = [r for r in self._read() if r["step"] <= step and r["split"] != "test"]
         self._guard(lambda: self._path.write_text("".join(map(_line, self.rows))))
 
     def _read(self) -> list[dict]:

@@ -1,0 +1,99 @@
+import json
+import os
+
+import pytest
+
+from loops.errors import RunError
+from loops.run_dir import default_name, differences, open_run, read_config, read_json, write_json
+
+CONFIG = {
+    "flags": {"net": "inception10", "seed": 0, "num_gpus": 1},
+    "data": {"name": "digits", "class_names": ["0", "1"]},
+}
+
+
+def changed(part, **changes):
+    return {**CONFIG, part: CONFIG[part] | changes}
+
+
+def test_a_new_run_is_made(tmp_path):
+    run_dir = tmp_path / "runs" / "a"
+    assert open_run(run_dir, CONFIG, free=()) is None
+    assert read_config(run_dir) == CONFIG
+
+
+def test_the_same_command_goes_on(tmp_path):
+    open_run(tmp_path / "a", CONFIG, free=())
+    assert open_run(tmp_path / "a", CONFIG, free=()) == CONFIG
+
+
+def test_a_flag_that_differs_is_named(tmp_path):
+    open_run(tmp_path / "a", CONFIG, free=())
+    with pytest.raises(RunError, match="--seed is 1 here and 0 in the run"):
+        open_run(tmp_path / "a", changed("flags", seed=1), free=())
+    assert read_config(tmp_path / "a") == CONFIG
+
+
+def test_data_that_differ_are_named(tmp_path):
+    open_run(tmp_path / "a", CONFIG, free=())
+    with pytest.raises(RunError, match="the data's class_names"):
+        open_run(tmp_path / "a", changed("data", class_names=["0"]), free=())
+
+
+def test_a_free_flag_may_differ(tmp_path):
+    open_run(tmp_path / "a", CONFIG, free=())
+    assert open_run(tmp_path / "a", changed("flags", num_gpus=2), free=("num_gpus",)) == CONFIG
+
+
+def test_flags_that_only_one_side_has_differ():
+    assert differences(CONFIG, changed("flags", new=1), free=()) == [
+        "--new is 1 here and None in the run"
+    ]
+
+
+def test_other_directories_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all my work")
+    with pytest.raises(RunError, match="not a run directory, and not empty"):
+        open_run(tmp_path, CONFIG, free=())
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(RunError, match="cannot make"):
+        open_run(tmp_path / "a", CONFIG, free=())
+
+
+def test_an_empty_directory_becomes_a_run(tmp_path):
+    assert open_run(tmp_path, CONFIG, free=()) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "half of"])
+def test_a_damaged_configuration_is_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"cannot read .*config\.json"):
+        read_config(tmp_path)
+
+
+def test_what_is_not_a_run_says_so(tmp_path):
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        read_config(tmp_path)
+    with pytest.raises(RunError, match="is not a directory"):
+        read_config(tmp_path / "typo")
+
+
+def test_names_come_from_the_configuration():
+    name = default_name(CONFIG)
+    assert name.startswith("inception10-digits-")
+    assert default_name(json.loads(json.dumps(CONFIG))) == name
+    assert default_name(changed("flags", seed=1)) != name
+    assert default_name(changed("data", class_names=["a", "b"])) != name
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    with pytest.raises(RunError, match="cannot write"):
+        write_json(tmp_path / "no" / "a.json", {})
