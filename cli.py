@@ -197,7 +197,7 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     define.number(
         "learning_rate",
         None,
-        "Highest learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw.",
+        "Highest learning rate. Default: 0.2 for sgd, 0.001 for adam and adamw.",
         above=0,
     )
     define.number("momentum", 0.9, "Momentum of sgd, from 0 (none) to below 1.", below=1)

@@ -26,7 +26,7 @@ from loops.train import Rhythm, Split, Trainer
 from nets.table import table
 
 # By optimizer: learning rate and weight decay where the flags leave them open.
-_DEFAULTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+_DEFAULTS = {"sgd": (0.2, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
 
 
 @contextlib.contextmanager

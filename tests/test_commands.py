@@ -99,7 +99,7 @@ def test_what_a_run_leaves(finished):
     }
     assert re.fullmatch(r"inception10-digits-[0-9a-f]{6}", run_dir.name)
     config = read(run_dir / "config.json")
-    assert config["flags"]["learning_rate"] == 0.1
+    assert config["flags"]["learning_rate"] == 0.2
     assert config["data"]["class_names"] == [str(i) for i in range(10)]
     result = read(run_dir / "result.json")
     assert result["examples"] == 359
