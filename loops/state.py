@@ -4,9 +4,11 @@
 - `ema_net`: their moving averages, if there are any
 - `optimizer`: the global step and the slots
 - `window`: sums of the metrics since they were last logged
-- `progress`: the best validation accuracy, its step, and the step that was last evaluated
+- `progress`: the best validation scores, their step, and the step that was last evaluated
 - `loss_scale`: for float16, if it is in use
 """
+
+import math
 
 import tensorflow as tf
 
@@ -67,6 +69,7 @@ class TrainState:
         }
         self.progress = {
             "best_top_1_accuracy": _scalar(-1, tf.float64, "best_top_1_accuracy"),
+            "best_loss": _scalar(math.inf, tf.float64, "best_loss"),
             "best_step": _scalar(-1, tf.int64, "best_step"),
             "evaluated_step": _scalar(-1, tf.int64, "evaluated_step"),
         }

@@ -219,8 +219,11 @@ class Trainer:
             self._write_scores(self._val, step, scores)
             progress = self._state.progress
             progress["evaluated_step"].assign(step)
-            if scores.top_1_accuracy > progress["best_top_1_accuracy"].numpy():
+            # Of equal accuracies, which small splits often give, the lower loss is the better.
+            best = progress["best_top_1_accuracy"].numpy(), -progress["best_loss"].numpy()
+            if (scores.top_1_accuracy, -scores.loss) > best:
                 progress["best_top_1_accuracy"].assign(scores.top_1_accuracy)
+                progress["best_loss"].assign(scores.loss)
                 progress["best_step"].assign(step)
                 self._checkpoints.save_best()
         self._checkpoints.save_last()

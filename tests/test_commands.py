@@ -134,7 +134,7 @@ def test_eval_of_splits_and_checkpoints(finished, tmp_path, capsys):
         call("eval.py", f"--run_dir={run_dir}", f"--split={split}", f"--json={tmp_path / split}")
         assert read(tmp_path / split)["examples"] == size
     val = [row for row in rows(run_dir) if row["split"] == "val"]
-    best = max(val, key=lambda row: (row["top_1_accuracy"], -row["step"]))
+    best = max(val, key=lambda row: (row["top_1_accuracy"], -row["loss"]))
     assert read(tmp_path / "val")["top_1_accuracy"] == best["top_1_accuracy"]
     report = tmp_path / "named"
     call("eval.py", f"--run_dir={run_dir}", "--checkpoint=checkpoints/step-21", f"--json={report}")

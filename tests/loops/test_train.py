@@ -175,9 +175,9 @@ def test_saves_within_an_epoch(one_replica, tmp_path):
 def test_the_best_on_validation_is_what_is_scored(one_replica, tmp_path):
     state, run = trainer(one_replica, tmp_path)
     _, step = run.run()
-    val = [(row["top_1_accuracy"], row["step"]) for row in rows(tmp_path) if row["split"] == "val"]
-    best = max(accuracy for accuracy, _ in val)
-    assert step == min(s for accuracy, s in val if accuracy == best)
+    val = [row for row in rows(tmp_path) if row["split"] == "val"]
+    best = max(val, key=lambda row: (row["top_1_accuracy"], -row["loss"]))
+    assert step == best["step"] != val[0]["step"]
     assert state.step == step
     test = next(row for row in rows(tmp_path) if row["split"] == "test")
     assert test["step"] == step
