@@ -74,7 +74,10 @@ def load(
         if data_dir is None:
             raise DataError("--dataset=folder needs --data_dir, a directory of train/<class>/*")
         make = functools.partial(folder, image_size=image_size, channels=channels or 3)
-    dataset = make(directory)
+    try:
+        dataset = make(directory)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read from {directory}: {error}") from error
     splits = dict(dataset.splits)
     if image_size is not None and dataset.image_shape[:2] != (image_size, image_size):
         splits = {split: Resized(source, image_size) for split, source in splits.items()}

@@ -46,8 +46,9 @@ class MetricsLog:
     def _guard(self, write) -> None:
         try:
             write()
-        except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+        except (OSError, tf.errors.OpError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.message
+            raise RunError(f"cannot write to {self._run_dir}: {reason}") from error
 
     def _append(self, row: dict) -> None:
         with self._path.open("a") as file:
@@ -66,17 +67,25 @@ class MetricsLog:
         """
         row = {"split": split, "step": step, "epoch": round(epoch, 4), **figures}
         self.rows.append(row)
-        self._guard(lambda: self._append(row))
-        with self._writer(split).as_default(step=step):
-            for name, value in figures.items():
-                tf.summary.scalar(name, value)
-        self._writer(split).flush()
+
+        def write():
+            self._append(row)
+            with self._writer(split).as_default(step=step):
+                for name, value in figures.items():
+                    tf.summary.scalar(name, value)
+            self._writer(split).flush()
+
+        self._guard(write)
 
     def write_text(self, title: str, text: str) -> None:
         """Shows a text, in Markdown, in TensorBoard."""
-        with self._writer("train").as_default(step=0):
-            tf.summary.text(title, text)
-        self._writer("train").flush()
+
+        def write():
+            with self._writer("train").as_default(step=0):
+                tf.summary.text(title, text)
+            self._writer("train").flush()
+
+        self._guard(write)
 
 
 def _line(row: dict) -> str:

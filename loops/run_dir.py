@@ -56,7 +56,10 @@ def read_config(run_dir: pathlib.Path) -> dict:
     if not (run_dir / CONFIG).is_file():
         what = "has no config.json" if run_dir.is_dir() else "is not a directory"
         raise RunError(f"{run_dir} is not a run directory: it {what}")
-    return read_json(run_dir / CONFIG)
+    config = read_json(run_dir / CONFIG)
+    if not all(isinstance(config.get(part), dict) for part in ("flags", "data")):
+        raise RunError(f"{run_dir} is not a run directory: its {CONFIG} has no flags and data")
+    return config
 
 
 def default_name(config: dict) -> str:

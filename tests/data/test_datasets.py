@@ -324,6 +324,15 @@ def test_broken_image_is_named(tmp_path):
             train.fetch(np.array([number]))
 
 
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(DataError, match=r"folder cannot be read from .*Permission denied"):
+        data.load("folder", data_dir=tmp_path)
+
+
 def test_folder_faults_are_named(tmp_path):
     with pytest.raises(DataError, match="needs --data_dir"):
         data.load("folder")

@@ -64,8 +64,12 @@ def test_what_cannot_be_written_is_named(tmp_path):
     log = MetricsLog(tmp_path, step=0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl"):
+    with pytest.raises(RunError, match=r"cannot write to .*: Is a directory"):
         log.write("train", 1, 0.1, loss=1.0)
+    (tmp_path / "metrics.jsonl").rmdir()
+    (tmp_path / "val").write_text("in the way of the event files")
+    with pytest.raises(RunError, match="cannot write to "):
+        log.write("val", 1, 0.1, loss=1.0)
 
 
 @pytest.mark.parametrize(

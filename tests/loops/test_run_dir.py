@@ -76,6 +76,10 @@ def test_a_damaged_configuration_is_one_line(tmp_path, text):
 
 
 def test_what_is_not_a_run_says_so(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"flags": 3}')
+    with pytest.raises(RunError, match="has no flags and data"):
+        read_config(tmp_path / "other")
     with pytest.raises(RunError, match=r"has no config\.json"):
         read_config(tmp_path)
     with pytest.raises(RunError, match="is not a directory"):
