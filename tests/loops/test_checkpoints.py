@@ -1,3 +1,4 @@
+import contextlib
 import resource
 
 import numpy as np
@@ -10,12 +11,15 @@ from loops.variables import named_variables, nest
 from tests.loops.helpers import Linear, Statistics, examples, make_state, take_steps, weights
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """A function that makes every write of more than 100 bytes fail, as on a full disk."""
+    """Makes every write beyond a file's first 100 bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def all_variables(state):
@@ -153,16 +157,18 @@ def test_the_last_few_and_the_best_are_kept(one_replica, tmp_path):
     assert state.step == 20
 
 
-def test_a_save_that_fails_leaves_the_earlier_ones(one_replica, tmp_path, full_disk):
+def test_a_save_that_fails_leaves_the_earlier_ones(one_replica, tmp_path):
     state = make_state(one_replica)
     checkpoints = Checkpoints(state, tmp_path, keep=1)
     checkpoints.save_last()
     saved = weights(state.net)
 
-    full_disk()
     state.optimizer.iterations.assign(7)
     state.net.dense.bias.assign([7.0, 7.0, 7.0])
-    with pytest.raises(RunError, match=r"cannot save .*step-7: .*; .*step-0 is still good"):
+    with (
+        full_disk(),
+        pytest.raises(RunError, match=r"cannot save .*step-7: .*; .*step-0 is still good"),
+    ):
         checkpoints.save_last()
     other = make_state(one_replica)
     assert Checkpoints(other, tmp_path, keep=1).restore_last()
