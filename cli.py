@@ -8,6 +8,7 @@ Synopsis:
 import contextlib
 import math
 import os
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -57,7 +58,13 @@ def run(main, define_flags) -> None:
         logging.set_verbosity(logging.ERROR)
         return argv
 
-    app.run(lambda _: main(found), flags_parser=parse_all)
+    def guarded(_):
+        try:
+            main(found)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_SIGNAL + signal.SIGINT)
+
+    app.run(guarded, flags_parser=parse_all)
 
 
 @contextlib.contextmanager
@@ -95,8 +102,15 @@ class _Define:
     def boolean(self, name, default, help_text):
         self._add(flags.DEFINE_boolean, name, default, help_text)
 
-    def integer(self, name, default, help_text, lowest=1):
-        self._add(flags.DEFINE_integer, name, default, help_text, lower_bound=lowest)
+    def integer(self, name, default, help_text, lowest=1, highest=None):
+        self._add(
+            flags.DEFINE_integer,
+            name,
+            default,
+            help_text,
+            lower_bound=lowest,
+            upper_bound=highest,
+        )
 
     def choice(self, name, default, help_text, values):
         self._add(flags.DEFINE_enum, name, default, help_text, enum_values=values)
@@ -176,7 +190,13 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         "on all of train, and the best is the last.",
         below=1,
     )
-    define.integer("seed", 0, "Seed of initial weights, order and augmentation.", lowest=0)
+    define.integer(
+        "seed",
+        0,
+        "Seed of initial weights, order and augmentation, below 2^32.",
+        lowest=0,
+        highest=2**32 - 1,
+    )
 
     # How long, and in what portions.
     define.number("epochs", 30.0, "Length of the run in epochs; fractions are allowed.", above=0)

@@ -5,6 +5,7 @@
 
 import contextlib
 import pathlib
+import time
 
 import tensorflow as tf
 
@@ -14,7 +15,7 @@ import nets
 from loops import run_dir as run_dirs
 from loops.checkpoints import Checkpoints, find_checkpoint, restore_net
 from loops.devices import make_strategy
-from loops.errors import RunError
+from loops.errors import RunError, reason
 from loops.evaluate import Evaluator, Scores
 from loops.interrupt import Interrupted
 from loops.logs import MetricsLog, Terminal
@@ -39,15 +40,13 @@ def plain_errors():
     except Interrupted as interrupted:
         Terminal().line(f"stopped and saved at step {interrupted.step:,}; the same command goes on")
         raise SystemExit(cli.EXIT_SIGNAL + interrupted.signal_number) from None
-    except KeyboardInterrupt:
-        raise SystemExit(cli.EXIT_SIGNAL + 2) from None
-    except tf.errors.ResourceExhaustedError as error:
-        cli.fail(f"out of memory; lower --batch_size or raise --accumulation ({error.message})")
     except tf.errors.OpError as error:
         cause = data.data_error(error)
-        if cause is None:
+        if cause is not None:
+            cli.fail(str(cause))
+        if "OOM" not in error.message:
             raise
-        cli.fail(str(cause))
+        cli.fail(f"out of memory; lower --batch_size or raise --accumulation ({reason(error)})")
 
 
 def resolve(flags: dict, dataset: data.Dataset) -> dict:
@@ -65,6 +64,8 @@ def resolve(flags: dict, dataset: data.Dataset) -> dict:
     for name, default in defaults.items():
         if flags[name] is None:
             flags[name] = default
+    if flags["data_dir"] is not None:  # So that eval.py finds it from anywhere.
+        flags["data_dir"] = str(pathlib.Path(flags["data_dir"]).expanduser().resolve())
     flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
     return flags
 
@@ -78,6 +79,7 @@ def describe(dataset: data.Dataset) -> dict:
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "examples": {split: len(source.labels) for split, source in dataset.splits.items()},
+        "fingerprints": {s: f"{source.fingerprint():08x}" for s, source in dataset.splits.items()},
     }
 
 
@@ -202,9 +204,10 @@ def train(raw_flags: dict) -> None:
         run_dir = pathlib.Path(raw_flags["run_dir"]).expanduser()
     there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
     config = there or command
-    if (run_dir / run_dirs.RESULT).exists():
+    result = run_dirs.read_result(run_dir)
+    if result is not None:
         terminal.line("This run is finished.")
-        _say_finished(terminal, run_dir, run_dirs.read_json(run_dir / run_dirs.RESULT))
+        _say_finished(terminal, run_dir, result)
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
         return
 
@@ -310,6 +313,9 @@ def evaluate(flags: dict) -> None:
         raise RunError("--follow scores each new checkpoint; leave out --checkpoint")
     run_dir = pathlib.Path(flags["run_dir"]).expanduser()
     config = run_dirs.read_config(run_dir)
+    report = None if flags["json"] is None else pathlib.Path(flags["json"]).expanduser()
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise RunError(f"cannot write --json={flags['json']}: no file can be there")
     strategy, note = make_strategy(flags["num_gpus"], flags["device"])
     terminal = Terminal()
     if note:
@@ -327,7 +333,7 @@ def evaluate(flags: dict) -> None:
         return _result(config, scores, path, step, split.name)
 
     if flags["follow"]:
-        _follow(run_dir, config, score, flags, terminal)
+        _follow(run_dir, config, score, report, terminal)
         return
     default = "best" if "val" in config["data"]["examples"] else "last"
     result = score(find_checkpoint(run_dir, flags["checkpoint"] or default))
@@ -336,8 +342,8 @@ def evaluate(flags: dict) -> None:
     for name, accuracy in result["per_class"].items():
         terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
     terminal.line(_score_line(result))
-    if flags["json"]:
-        run_dirs.write_json(pathlib.Path(flags["json"]), result)
+    if report is not None:
+        run_dirs.write_json(report, result)
 
 
 def _score_line(result: dict) -> str:
@@ -348,25 +354,36 @@ def _score_line(result: dict) -> str:
     )
 
 
-def _follow(run_dir: pathlib.Path, config: dict, score, flags: dict, terminal: Terminal) -> None:
-    """Scores each new last checkpoint until the run has its result."""
-    writer = tf.summary.create_file_writer(str(run_dir / f"follow-{flags['split']}"))
+def _follow(run_dir: pathlib.Path, config: dict, score, report, terminal: Terminal) -> None:
+    """Scores each checkpoint that is there or comes, until the run has its result."""
     plan, _ = _plan(config)
-    checkpoints = tf.train.checkpoints_iterator(
-        str(run_dir / "checkpoints"), timeout=2, timeout_fn=(run_dir / run_dirs.RESULT).exists
-    )
-    for path in checkpoints:
-        try:
-            result = score(path)
-        except RunError:
-            if pathlib.Path(path + ".index").exists():
-                raise
-            continue  # The training has deleted it in favour of a newer one.
-        epoch = plan.epoch(result["step"])
-        terminal.line(f"epoch {epoch:.4g}  step {result['step']:,}  {_score_line(result)}")
-        with writer.as_default(step=result["step"]):
-            for name in ("loss", "top_1_accuracy", "top_5_accuracy"):
-                tf.summary.scalar(name, result[name])
-        writer.flush()
-        if flags["json"]:
-            run_dirs.write_json(pathlib.Path(flags["json"]), result)
+    writer, done = None, set()
+    while True:
+        finished = (run_dir / run_dirs.RESULT).exists()
+        state = tf.train.get_checkpoint_state(str(run_dir / "checkpoints"))
+        paths = [] if state is None else state.all_model_checkpoint_paths
+        for path in (p for p in paths if p not in done):
+            done.add(path)
+            try:
+                result = score(path)
+            except RunError:
+                if pathlib.Path(path + ".index").exists():
+                    raise
+                continue  # The training has deleted it in favour of a newer one.
+            step = result["step"]
+            terminal.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
+            try:
+                writer = writer or tf.summary.create_file_writer(
+                    str(run_dir / f"follow-{result['split']}")
+                )
+                with writer.as_default(step=step):
+                    for name in ("loss", "top_1_accuracy", "top_5_accuracy"):
+                        tf.summary.scalar(name, result[name])
+                writer.flush()
+            except tf.errors.OpError as error:
+                raise RunError(f"cannot write to {run_dir}: {reason(error)}") from error
+            if report is not None:
+                run_dirs.write_json(report, result)
+        if finished:
+            return
+        time.sleep(1)

@@ -84,6 +84,12 @@ def load(
     if val_fraction > 0:
         train, val = split_by_class(splits["train"].labels, val_fraction)
         splits["train"], splits["val"] = Part(splits["train"], train), Part(splits["train"], val)
+    for split, source in splits.items():
+        if not len(source.labels):
+            what = "--val_fraction=0 or " if split == "val" else ""
+            raise DataError(
+                f"{dataset.name} leaves no example for the {split} split; use {what}more images"
+            )
     return dataclasses.replace(dataset, splits=splits)
 
 

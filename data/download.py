@@ -1,5 +1,6 @@
 """Finds a dataset's files under a directory, or downloads and verifies them as Keras does."""
 
+import hashlib
 import os
 import pathlib
 
@@ -29,8 +30,15 @@ def fetch(
     Raises:
         DataError: it is neither there nor to be had, or what is there cannot be replaced.
     """
+    path = data_dir / file
     try:
-        path = tf.keras.utils.get_file(
+        if path.is_file() and _digest(path, file_hash) == file_hash:
+            return path
+        # Keras would download elsewhere if the directory were missing or could not be written.
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(data_dir, os.W_OK):
+            raise PermissionError(f"{data_dir} cannot be written")
+        tf.keras.utils.get_file(
             file, origin=url, file_hash=file_hash, cache_dir=data_dir, cache_subdir="."
         )
     except Exception as error:  # Keras raises a plain Exception when a download fails.
@@ -39,4 +47,10 @@ def fetch(
             f"{dataset} is not in {data_dir} and could not be downloaded ({reason}). "
             f"Put {file}{instead} there, or use --dataset=digits, which needs no download."
         ) from error
-    return pathlib.Path(path)
+    return path
+
+
+def _digest(path: pathlib.Path, like: str) -> str:
+    """MD5 or SHA-256 of a file, whichever has the length of `like`, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5" if len(like) == 32 else "sha256").hexdigest()

@@ -5,6 +5,7 @@ those stay arithmetic on numbers (see `data/pipeline.py`).
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -33,6 +34,9 @@ class Source(Protocol):
         Must be safe to call from several threads at once.
         """
 
+    def fingerprint(self) -> int:
+        """A number that changes when the examples do."""
+
 
 class ArraySource:
     """Examples in memory.
@@ -58,6 +62,9 @@ class ArraySource:
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         return self.images[indices]
 
+    def fingerprint(self) -> int:
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.images)))
+
 
 class Part:
     """Some examples of another source, renumbered from 0.
@@ -76,6 +83,9 @@ class Part:
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         return self.source.fetch(self.indices[indices])
 
+    def fingerprint(self) -> int:
+        return zlib.crc32(self.indices.tobytes(), self.source.fingerprint())
+
 
 class Relabelled:
     """The examples of another source with other numbers for the classes.
@@ -89,6 +99,7 @@ class Relabelled:
         self.labels = np.asarray(numbers, np.int32)[source.labels]
         self.image_shape = source.image_shape
         self.fetch = source.fetch
+        self.fingerprint = source.fingerprint
 
 
 class Resized:
@@ -111,6 +122,9 @@ class Resized:
         size = self.image_shape[:2]
         resized = [Image.fromarray(x).resize(size, Image.Resampling.BILINEAR) for x in images]
         return np.stack([np.asarray(x) for x in resized]).reshape(-1, *self.image_shape)
+
+    def fingerprint(self) -> int:
+        return self.source.fingerprint()
 
 
 @dataclasses.dataclass(frozen=True)

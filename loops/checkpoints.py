@@ -13,17 +13,11 @@ import re
 
 import tensorflow as tf
 
-from loops.errors import RunError
+from loops.errors import RunError, reason
 from loops.state import TrainState
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _NAME = re.compile(r"(.*)\.(index|data-\d+-of-\d+)")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, without TensorFlow's decoration."""
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return text.strip().splitlines()[0].split(" [Op:")[0] if text.strip() else repr(error)
 
 
 class Checkpoints:
@@ -41,9 +35,16 @@ class Checkpoints:
         self._checkpoint = checkpoint
 
         def manager(name, max_to_keep):
-            return tf.train.CheckpointManager(
-                checkpoint, str(run_dir / name), max_to_keep, checkpoint_name="step"
-            )
+            directory = run_dir / name
+            try:
+                found = tf.train.CheckpointManager(
+                    checkpoint, str(directory), max_to_keep, checkpoint_name="step"
+                )
+            except (ValueError, tf.errors.OpError) as error:
+                raise RunError(f"{directory / 'checkpoint'} is damaged: {reason(error)}") from error
+            if found.latest_checkpoint is None and any(directory.glob("step-*.index")):
+                raise RunError(f"{directory} has states, but no file `checkpoint` that lists them")
+            return found
 
         self._last = manager("checkpoints", keep)
         self._best = manager("best", 1)
@@ -68,7 +69,7 @@ class Checkpoints:
             status = self._checkpoint.restore(path)
             status.assert_consumed()
         except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
-            raise RunError(f"{path} does not restore this run: {_reason(error)}") from error
+            raise RunError(f"{path} does not restore this run: {reason(error)}") from error
         return True
 
     def save_last(self) -> None:
@@ -90,7 +91,7 @@ class Checkpoints:
             path = manager.save(checkpoint_number=self._state.step)
         except (OSError, tf.errors.OpError) as error:
             kept = f"{before} is still good" if before else "there is no earlier one"
-            raise RunError(f"cannot save {target}: {_reason(error)}; {kept}") from error
+            raise RunError(f"cannot save {target}: {reason(error)}; {kept}") from error
         if not self._verified:
             self._verify(path)
             self._verified = True
@@ -124,7 +125,10 @@ def find_checkpoint(run_dir: pathlib.Path, which: str) -> str:
         if place.is_dir():
             if (place / "config.json").exists() and (place / "checkpoints").is_dir():
                 place /= "checkpoints"
-            found = tf.train.latest_checkpoint(str(place))
+            try:
+                found = tf.train.latest_checkpoint(str(place))
+            except (ValueError, tf.errors.OpError) as error:
+                raise RunError(f"{place / 'checkpoint'} is damaged: {reason(error)}") from error
             if found:
                 return found
         file = _NAME.fullmatch(str(place))
@@ -154,5 +158,5 @@ def restore_net(net: tf.keras.layers.Layer, path: str, *, average: bool) -> int:
         status.expect_partial()
         step = tf.train.load_variable(path, "optimizer/iterations" + _VALUE)
     except Exception as error:  # As above.
-        raise RunError(f"{path} does not restore this net: {_reason(error)}") from error
+        raise RunError(f"{path} does not restore this net: {reason(error)}") from error
     return int(step)

@@ -1,7 +1,6 @@
 """What a run tells: rows in metrics.jsonl, scalars in TensorBoard, lines in the terminal."""
 
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -9,8 +8,8 @@ import time
 
 import tensorflow as tf
 
-from loops.errors import RunError
-from loops.run_dir import METRICS
+from loops.errors import RunError, reason
+from loops.run_dir import METRICS, without_nan
 
 
 class MetricsLog:
@@ -30,25 +29,31 @@ class MetricsLog:
         self._writers = {}
         # A run that goes on has not been scored on the test split, or scores it again.
         self.rows = [r for r in self._read() if r["step"] <= step and r["split"] != "test"]
-        self._guard(lambda: self._path.write_text("".join(map(_line, self.rows))))
+        self._guard(self._rewrite)
+
+    def _rewrite(self) -> None:
+        temporary = self._path.with_name(METRICS + ".new")
+        temporary.write_text("".join(map(_line, self.rows)))
+        temporary.replace(self._path)
 
     def _read(self) -> list[dict]:
         if not self._path.exists():
             return []
         rows = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break  # A killed run can leave half a line, and nothing behind it.
+            if isinstance(row, dict) and {"split", "step"} <= row.keys():
+                rows.append(row)
         return rows
 
     def _guard(self, write) -> None:
         try:
             write()
         except (OSError, tf.errors.OpError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error.message
-            raise RunError(f"cannot write to {self._run_dir}: {reason}") from error
+            raise RunError(f"cannot write to {self._run_dir}: {reason(error)}") from error
 
     def _append(self, row: dict) -> None:
         with self._path.open("a") as file:
@@ -89,11 +94,7 @@ class MetricsLog:
 
 
 def _line(row: dict) -> str:
-    # JSON has no NaN.
-    clean = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-    }
-    return json.dumps(clean) + "\n"
+    return json.dumps(without_nan(row)) + "\n"
 
 
 def duration(seconds: float) -> str:

@@ -9,13 +9,22 @@ In it are:
     result.json     the test split's scores; only a finished run has it
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import pathlib
 
 from loops.errors import RunError
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+
+
+def without_nan(content):
+    """The same content with None for floats that are not finite, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -24,11 +33,14 @@ def write_json(path: pathlib.Path, content: dict) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".new")
+    text = json.dumps(without_nan(content), indent=2) + "\n"
+    temporary = path.parent / (path.name + ".new")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
@@ -60,6 +72,22 @@ def read_config(run_dir: pathlib.Path) -> dict:
     if not all(isinstance(config.get(part), dict) for part in ("flags", "data")):
         raise RunError(f"{run_dir} is not a run directory: its {CONFIG} has no flags and data")
     return config
+
+
+def read_result(run_dir: pathlib.Path) -> dict | None:
+    """The result of the run in a directory, or None if it is not finished.
+
+    Raises:
+        RunError: what is there is not a result.
+    """
+    path = run_dir / RESULT
+    if not path.exists():
+        return None
+    result = read_json(path)
+    needed = {"top_1_accuracy", "top_5_accuracy", "loss", "examples", "step", "selected_on"}
+    if not needed <= result.keys():
+        raise RunError(f"{path} is not a result; remove it to have the run scored again")
+    return result
 
 
 def default_name(config: dict) -> str:
@@ -111,7 +139,8 @@ def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict
                 "Use its values, or another --run_dir"
             )
         return there
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    # A start that failed may have left half a configuration.
+    if run_dir.is_dir() and any(p.name != CONFIG + ".new" for p in run_dir.iterdir()):
         raise RunError(f"{run_dir} is not a run directory, and not empty; use another --run_dir")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

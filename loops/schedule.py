@@ -31,13 +31,18 @@ class Plan:
         """Epochs seen after `step` steps."""
         return step * self.global_batch_size / self.train_examples
 
+    def whole_epochs(self, step: int) -> float:
+        """Whole epochs seen after `step` steps; at the end of the run, its length."""
+        seen = math.floor(round(self.epoch(step), 6))
+        return self.epochs if step == self.total_steps else min(seen, self.epochs)
+
     @property
     def total_steps(self) -> int:
         return max(self.steps(self.epochs), 1)
 
-    def epoch_ends(self) -> list[int]:
-        """The steps after which an epoch, or the run, ends."""
-        whole = {self.steps(e) for e in range(1, math.floor(self.epochs) + 1)}
+    def epoch_ends(self, every: int = 1) -> list[int]:
+        """The steps after which an epoch, each `every`-th one, or the run, ends."""
+        whole = {self.steps(e) for e in range(every, math.floor(self.epochs) + 1, every)}
         return sorted(whole | {self.total_steps})
 
 

@@ -91,6 +91,8 @@ class TrainStep:
         for name in ("loss", "correct"):
             window[name].assign_add(tf.cast(sums[name], tf.float64))
         window["examples"].assign_add(settings.global_batch_size)
+        if state.loss_scale is not None:
+            norm = tf.where(tf.math.is_finite(norm), norm, 0.0)  # Overflow is a matter of course.
         window["gradient_norm"].assign_add(tf.cast(norm, tf.float64))
         window["steps"].assign_add(1)
 

@@ -154,6 +154,7 @@ class Trainer:
             if self._stop.signal_number:
                 self._leave(step)
             if time.monotonic() - last_save > 60 * self._rhythm.save_minutes:
+                self._check_finite(step)
                 self._checkpoints.save_last()
                 last_save = time.monotonic()
 
@@ -182,6 +183,7 @@ class Trainer:
 
     def _log_window(self, step: int) -> None:
         """Logs the means since the last row, and starts the sums anew."""
+        self._check_finite(step)
         window = {name: variable.numpy() for name, variable in self._state.window.items()}
         figures = {
             "loss": float(window["loss"] / window["examples"]),
@@ -190,12 +192,6 @@ class Trainer:
             "learning_rate": float(self._learning_rate(step - 1)),
             "gradient_norm": float(window["gradient_norm"] / int(window["steps"])),
         }
-        if not math.isfinite(figures["loss"]):
-            raise RunError(
-                f"the loss is {figures['loss']} at step {step} "
-                f"(learning rate {figures['learning_rate']:.4g}); the last checkpoint is from "
-                "before. Try a lower --learning_rate, --warmup_epochs or --clip_norm"
-            )
         if self._timed_steps:
             rate = self._timed_steps * self._plan.global_batch_size / self._timed_seconds
             figures["images_per_second"] = round(rate, 1)
@@ -204,11 +200,21 @@ class Trainer:
         for variable in self._state.window.values():
             variable.assign(tf.zeros_like(variable))
 
+    def _check_finite(self, step: int) -> None:
+        """Stops before a state is logged or saved whose loss or gradient was not finite."""
+        window = self._state.window
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(window[name].numpy()):
+                raise RunError(
+                    f"the {name.replace('_', ' ')} is not finite at step {step} (learning rate "
+                    f"{float(self._learning_rate(step - 1)):.4g}); the last checkpoint is from "
+                    "before. Try a lower --learning_rate, --warmup_epochs or --clip_norm"
+                )
+
     def _evaluation_is_due(self, step: int) -> bool:
         if self._val is None or int(self._state.progress["evaluated_step"].numpy()) == step:
             return False
-        epoch = round(self._plan.epoch(step))
-        return step == self._plan.total_steps or epoch % self._rhythm.eval_epochs == 0
+        return step in self._plan.epoch_ends(self._rhythm.eval_epochs)
 
     def _end_epoch(self, step: int) -> None:
         """Evaluates if it is due, keeps the best, saves, and tells."""
@@ -252,6 +258,7 @@ class Trainer:
     def _leave(self, step: int) -> None:
         # While the test split is scored the state is the best one, and the last is saved.
         if not self._scoring_test:
+            self._check_finite(step)
             self._checkpoints.save_last()
         raise Interrupted(self._stop.signal_number, step)
 
@@ -266,8 +273,7 @@ class Trainer:
         def mean(name):
             return sum(w * r[name] for w, r in zip(weights, rows, strict=True)) / sum(weights)
 
-        epoch = min(ends.index(step) + 1, self._plan.epochs)
-        text = f"epoch {epoch:g}/{self._plan.epochs:g}  step {step:,}"
+        text = f"epoch {self._plan.whole_epochs(step):g}/{self._plan.epochs:g}  step {step:,}"
         if rows:
             text += f"  train loss {mean('loss'):.4f} top-1 {mean('top_1_accuracy'):.2%}"
         if scores is not None:

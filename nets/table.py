@@ -8,7 +8,6 @@ Synopsis:
 import dataclasses
 import math
 
-import numpy as np
 import tensorflow as tf
 
 from nets.net import Net
@@ -85,7 +84,7 @@ def table(net: Net, image_shape: tuple[int, int, int]) -> str:
         cells.append((row.name, shape, f"{row.trainable:,}", f"{row.flops:,}"))
     trainable, flops = sum(r.trainable for r in rows), sum(r.flops for r in rows)
     cells.append(("total", "", f"{trainable:,}", f"{flops:,}"))
-    widths = np.max([[len(cell) for cell in row] for row in cells], axis=0)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {cost:>{widths[3]}}"
         for name, shape, count, cost in cells

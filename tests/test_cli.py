@@ -50,6 +50,7 @@ def test_flagfile(tmp_path):
         ("--batch_size=-8", "batch_size=-8"),
         ("--batch_size=1.5", "batch_size"),
         ("--num_gpus=0", "num_gpus=0"),
+        ("--seed=4294967296", "seed=4294967296"),
         ("--image_size=-1", "image_size=-1"),
         ("--crop_padding=-1", "crop_padding=-1"),
         ("--accumulation=0", "accumulation=0"),

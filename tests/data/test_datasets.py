@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import io
 import os
 import pickle
@@ -348,3 +349,47 @@ def test_folder_faults_are_named(tmp_path):
     write_image(tmp_path / "test" / "green" / "1.png")
     with pytest.raises(DataError, match="differ in their classes: green"):
         data.load("folder", data_dir=tmp_path)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    write_tree(tmp_path, splits=("",), count=1)
+    with pytest.raises(DataError, match="leaves no example for the test split; use more images"):
+        data.load("folder", data_dir=tmp_path)
+    write_tree(tmp_path / "both", count=1)
+    with pytest.raises(DataError, match="the val split; use --val_fraction=0 or more images"):
+        data.load("folder", data_dir=tmp_path / "both", val_fraction=0.1)
+
+
+def test_fingerprints_tell_data_apart(tmp_path):
+    def of(source):
+        return source.fingerprint()
+
+    one, other = (ArraySource(pixels(4, 2, 2, 1, seed=s), np.arange(4)) for s in (0, 1))
+    assert of(one) == of(ArraySource(one.images.copy(), one.labels))
+    assert of(one) != of(other)
+    assert of(one) != of(ArraySource(one.images, one.labels[::-1]))
+    assert of(Part(one, np.arange(2))) != of(Part(one, np.arange(3)))
+    write_tree(tmp_path)
+    before = of(data.load("folder", data_dir=tmp_path).splits["train"])
+    assert before == of(data.load("folder", data_dir=tmp_path).splits["train"])
+    (tmp_path / "train" / "red" / "0.jpg").write_bytes(b"another")
+    assert before != of(data.load("folder", data_dir=tmp_path).splits["train"])
+
+
+def test_a_file_that_is_there_is_verified_and_used(tmp_path):
+    (tmp_path / "a").write_bytes(b"contents")
+    for digest in (hashlib.md5(b"contents"), hashlib.sha256(b"contents")):
+        found = download.fetch("x", tmp_path, "a", url="http://x", file_hash=digest.hexdigest())
+        assert found == tmp_path / "a"
+    with pytest.raises(DataError, match="could not be downloaded"):
+        download.fetch("x", tmp_path, "a", url="http://localhost", file_hash="0" * 64)
+
+
+def test_downloads_go_where_they_are_looked_for(tmp_path, monkeypatch):
+    def get_file(file, *, cache_dir, **kwargs):
+        assert cache_dir.is_dir()
+        (cache_dir / file).write_bytes(b"contents")
+
+    monkeypatch.setattr("tensorflow.keras.utils.get_file", get_file)
+    path = download.fetch("x", tmp_path / "new" / "dir", "a", url="http://x", file_hash="0" * 64)
+    assert path.read_bytes() == b"contents"

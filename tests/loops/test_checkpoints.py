@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from loops.checkpoints import Checkpoints, find_checkpoint, restore_net
-from loops.errors import RunError
+from loops.errors import RunError, reason
 from loops.variables import named_variables, nest
 from tests.loops.helpers import Linear, Statistics, examples, make_state, take_steps, weights
 
@@ -220,3 +220,23 @@ def test_a_damaged_checkpoint_is_one_line(one_replica, tmp_path):
         with pytest.raises(RunError, match="step-0 does not restore") as caught:
             restore()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("contents", ["", "half of", None])
+def test_a_damaged_list_of_checkpoints_is_not_a_fresh_start(one_replica, tmp_path, contents):
+    state = make_state(one_replica)
+    Checkpoints(state, tmp_path, keep=1).save_last()
+    listed = tmp_path / "checkpoints" / "checkpoint"
+    if contents is None:
+        listed.unlink()
+    else:
+        listed.write_text(contents)
+    with pytest.raises(RunError, match=r"damaged|no file `checkpoint`"):
+        Checkpoints(state, tmp_path, keep=1)
+
+
+def test_reasons_are_without_decoration():
+    error = tf.errors.UnknownError(None, None, "{{node x}} disk is full [Op:SaveV2] name: \nmore")
+    assert reason(error) == "disk is full"
+    assert reason(OSError(28, "No space left on device", "a")) == "No space left on device"
+    assert reason(ValueError()) == "ValueError"

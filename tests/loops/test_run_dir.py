@@ -4,7 +4,15 @@ import os
 import pytest
 
 from loops.errors import RunError
-from loops.run_dir import default_name, differences, open_run, read_config, read_json, write_json
+from loops.run_dir import (
+    default_name,
+    differences,
+    open_run,
+    read_config,
+    read_json,
+    read_result,
+    write_json,
+)
 
 CONFIG = {
     "flags": {"net": "inception10", "seed": 0, "num_gpus": 1},
@@ -101,3 +109,28 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert read_json(tmp_path / "a.json") == {"a": 1}
     with pytest.raises(RunError, match="cannot write"):
         write_json(tmp_path / "no" / "a.json", {})
+
+
+def test_a_start_that_failed_can_be_repeated(tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", full)
+        with pytest.raises(RunError, match="No space left"):
+            open_run(tmp_path / "a", CONFIG, free=())
+    assert list((tmp_path / "a").iterdir()) == []
+    (tmp_path / "a" / "config.json.new").write_text("{")
+    assert open_run(tmp_path / "a", CONFIG, free=()) is None
+
+
+def test_figures_that_are_not_finite_are_json(tmp_path):
+    write_json(tmp_path / "a.json", {"loss": float("nan"), "per": {"x": float("inf"), "y": 1.0}})
+    assert read_json(tmp_path / "a.json") == {"loss": None, "per": {"x": None, "y": 1.0}}
+
+
+def test_results(tmp_path):
+    assert read_result(tmp_path) is None
+    write_json(tmp_path / "result.json", {})
+    with pytest.raises(RunError, match="is not a result"):
+        read_result(tmp_path)

@@ -78,3 +78,14 @@ def test_plan_is_not_a_step_too_long():
 
 def test_plan_of_less_data_than_a_batch():
     assert Plan(epochs=4, train_examples=3, global_batch_size=8).epoch_ends() == [1, 2]
+
+
+def test_epochs_that_end_inside_large_batches():
+    plan = Plan(epochs=4, train_examples=100, global_batch_size=128)
+    assert plan.epoch_ends() == [1, 2, 3, 4]
+    assert [plan.whole_epochs(step) for step in plan.epoch_ends()] == [1, 2, 3, 4]
+    assert plan.epoch_ends(every=2) == [2, 4]
+    assert Plan(epochs=5, train_examples=100, global_batch_size=10).epoch_ends(2) == [20, 40, 50]
+    # Several epochs in a batch, and an end that is not a whole epoch.
+    assert Plan(epochs=30, train_examples=10, global_batch_size=128).whole_epochs(3) == 30
+    assert Plan(epochs=1.5, train_examples=10, global_batch_size=1).whole_epochs(15) == 1.5

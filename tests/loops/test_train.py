@@ -204,7 +204,7 @@ def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_repl
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(one_replica, tmp_path):
-    with pytest.raises(RunError, match=r"the loss is nan at step 8 \(learning rate 0\."):
+    with pytest.raises(RunError, match=r"the loss is not finite at step 8 \(learning rate 0\."):
         trainer(one_replica, tmp_path, spoil=7)[1].run()
     saved = last_values(tmp_path)
     assert saved["optimizer/iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 6
