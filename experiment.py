@@ -181,6 +181,27 @@ def _say_finished(terminal: Terminal, run_dir: pathlib.Path, result: dict) -> No
     terminal.line(f"score  python eval.py --run_dir={run_dir}")
 
 
+def _run_dir(run_dir: str | None, command: dict) -> pathlib.Path:
+    """The directory that was asked for, or the one that the configuration names."""
+    if run_dir is not None:
+        return pathlib.Path(run_dir).expanduser()
+    named = {k: v for k, v in command["flags"].items() if k not in cli.UNNAMED_FLAGS}
+    return pathlib.Path("runs") / run_dirs.default_name({**command, "flags": named})
+
+
+def _step_settings(flags: dict) -> StepSettings:
+    return StepSettings(
+        global_batch_size=flags["batch_size"],
+        accumulation=flags["accumulation"],
+        label_smoothing=flags["label_smoothing"],
+        weight_decay=flags["weight_decay"],
+        decoupled_decay=flags["optimizer"] in DECOUPLED_DECAY,
+        clip_norm=flags["clip_norm"],
+        ema_decay=flags["ema_decay"],
+        jit=flags["jit"],
+    )
+
+
 def train(raw_flags: dict) -> None:
     """Starts a run, or goes on with it, or says that it is finished."""
     terminal = Terminal()
@@ -193,17 +214,13 @@ def train(raw_flags: dict) -> None:
     dataset = data.load(raw_flags["dataset"], **loading)
     command = {"flags": resolve(raw_flags, dataset), "data": describe(dataset)}
     plan, learning_rate = _plan(command)
-    replicas = strategy.num_replicas_in_sync
-    train_batches = _train_batches(command, dataset.splits["train"], plan.total_steps, replicas)
+    train_batches = _train_batches(
+        command, dataset.splits["train"], plan.total_steps, strategy.num_replicas_in_sync
+    )
     train_batches(0)  # So that a setting that does not suit the data is told before a run is made.
 
-    if raw_flags["run_dir"] is None:
-        named = {k: v for k, v in command["flags"].items() if k not in cli.UNNAMED_FLAGS}
-        run_dir = pathlib.Path("runs") / run_dirs.default_name({**command, "flags": named})
-    else:
-        run_dir = pathlib.Path(raw_flags["run_dir"]).expanduser()
+    run_dir = _run_dir(raw_flags["run_dir"], command)
     there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
-    config = there or command
     result = run_dirs.read_result(run_dir)
     if result is not None:
         terminal.line("This run is finished.")
@@ -211,61 +228,54 @@ def train(raw_flags: dict) -> None:
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
         return
 
-    state = _make_state(config, learning_rate, strategy)
-    shape = tuple(config["data"]["image_shape"])
-    terminal.line(table(state.net, shape))
+    state = _make_state(command, learning_rate, strategy)
     checkpoints = Checkpoints(state, run_dir, raw_flags["keep_checkpoints"])
-    resumed = checkpoints.restore_last()
+    checkpoints.restore_last()
     log = MetricsLog(run_dir, state.step)
-    if there is None:
-        rows = "".join(f"\n| {k} | {v} |" for k, v in config["flags"].items())
-        log.write_text("configuration", f"| flag | value |\n|---|---|{rows}")
-    sizes = ", ".join(f"{n:,} {split}" for split, n in config["data"]["examples"].items())
-    size = "x".join(map(str, shape))
-    terminal.line(f"data   {dataset.name}, {size}, {len(dataset.class_names)} classes: {sizes}")
-    how = f"goes on from step {state.step:,}" if resumed else "new"
-    terminal.line(f"run    {run_dir}, {how}, {plan.total_steps:,} steps on {replicas} replica(s)")
-
-    def split(name):
-        return _eval_split(config, name, dataset.splits[name], strategy)
-
-    settings = command["flags"]
-    trainer = Trainer(
+    _say_start(terminal, log, run_dir, command, state, plan, new=there is None)
+    # What differs in the command may not change how the run is scored.
+    evals = {
+        name: _eval_split(there or command, name, dataset.splits[name], strategy)
+        for name in ("val", "test")
+        if name in dataset.splits
+    }
+    flags = command["flags"]
+    scores, scored_step = Trainer(
         strategy=strategy,
         state=state,
-        step=TrainStep(
-            strategy,
-            state,
-            StepSettings(
-                global_batch_size=settings["batch_size"],
-                accumulation=settings["accumulation"],
-                label_smoothing=settings["label_smoothing"],
-                weight_decay=settings["weight_decay"],
-                decoupled_decay=settings["optimizer"] in DECOUPLED_DECAY,
-                clip_norm=settings["clip_norm"],
-                ema_decay=settings["ema_decay"],
-                jit=settings["jit"],
-            ),
-        ),
+        step=TrainStep(strategy, state, _step_settings(flags)),
         plan=plan,
         learning_rate=learning_rate,
         train_batches=train_batches,
-        val=split("val") if "val" in dataset.splits else None,
-        test=split("test"),
+        val=evals.get("val"),
+        test=evals["test"],
         checkpoints=checkpoints,
         log=log,
         terminal=terminal,
-        rhythm=Rhythm(settings["log_steps"], settings["eval_epochs"], settings["save_minutes"]),
-    )
-    scores, scored_step = trainer.run()
-    selected_on = "val" if "val" in dataset.splits else None
-    where = "best" if selected_on else "last"
+        rhythm=Rhythm(flags["log_steps"], flags["eval_epochs"], flags["save_minutes"]),
+    ).run()
+    checkpoint = find_checkpoint(run_dir, "best" if "val" in evals else "last")
     result = {
-        **_result(config, scores, find_checkpoint(run_dir, where), scored_step, "test"),
-        "selected_on": selected_on,
+        **_result(command, scores, checkpoint, scored_step, "test"),
+        "selected_on": "val" if "val" in evals else None,
     }
     run_dirs.write_json(run_dir / run_dirs.RESULT, result)
     _say_finished(terminal, run_dir, result)
+
+
+def _say_start(terminal, log: MetricsLog, run_dir, config: dict, state, plan, *, new: bool) -> None:
+    """The net, the data and the run, and once the configuration in TensorBoard."""
+    about = config["data"]
+    terminal.line(table(state.net, tuple(about["image_shape"])))
+    if new:
+        rows = "".join(f"\n| {k} | {v} |" for k, v in config["flags"].items())
+        log.write_text("configuration", f"| flag | value |\n|---|---|{rows}")
+    size, classes = "x".join(map(str, about["image_shape"])), len(about["class_names"])
+    sizes = ", ".join(f"{n:,} {split}" for split, n in about["examples"].items())
+    terminal.line(f"data   {about['name']}, {size}, {classes} classes: {sizes}")
+    how = f"goes on from step {state.step:,}" if state.step else "new"
+    replicas = config["flags"]["num_gpus"]
+    terminal.line(f"run    {run_dir}, {how}, {plan.total_steps:,} steps on {replicas} replica(s)")
 
 
 def _result(config: dict, scores: Scores, checkpoint: str, step: int, split: str) -> dict:
