@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from loops.checkpoints import Checkpoints
 from loops.errors import RunError
+from loops.evaluate import Scores
 from loops.interrupt import Interrupted, StopRequest
 from loops.logs import MetricsLog, Terminal
 from loops.schedule import LearningRate, Plan
 from loops.step import StepSettings, TrainStep
 from loops.train import Rhythm, Split, Trainer
-from tests.loops.helpers import Statistics, examples, make_state
+from tests.loops.helpers import Statistics, examples, make_state, weights
 
 # 23 examples in batches of 8: epochs end at the steps 3, 6, 9 and 12.
 PLAN = Plan(epochs=4, train_examples=23, global_batch_size=8)
@@ -172,15 +173,34 @@ def test_saves_within_an_epoch(one_replica, tmp_path):
     assert {1, 2, 4, 5} <= set(saved)
 
 
-def test_the_best_on_validation_is_what_is_scored(one_replica, tmp_path):
+@pytest.mark.parametrize(
+    ("val", "best"),
+    [
+        ([(0.5, 1.0), (0.7, 1.0), (0.6, 0.5), (0.6, 0.4)], 6),
+        ([(0.5, 1.0), (0.7, 1.0), (0.7, 0.9), (0.7, 0.95)], 9),
+        ([(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.5, 1.0)], 3),
+        ([(0.0, 1.0), (0.1, 1.0), (0.2, 1.0), (0.3, 2.0)], 12),
+    ],
+)
+def test_the_best_on_validation_is_what_is_scored(one_replica, tmp_path, monkeypatch, val, best):
+    """By accuracy, then by loss, then the earlier; its weights are restored for the test split."""
     state, run = trainer(one_replica, tmp_path)
-    _, step = run.run()
-    val = [row for row in rows(tmp_path) if row["split"] == "val"]
-    best = max(val, key=lambda row: (row["top_1_accuracy"], -row["loss"]))
-    assert step == best["step"] != val[0]["step"]
-    assert state.step == step
-    test = next(row for row in rows(tmp_path) if row["split"] == "test")
-    assert test["step"] == step
+    scripted, seen = iter(val), []
+
+    def scores(self, dataset, examples, **kwargs):
+        seen.append((state.step, weights(state.eval_net)))
+        accuracy, loss = next(scripted, (0.25, 3.0))
+        return Scores(examples, loss, accuracy, 1.0, np.full(3, accuracy))
+
+    monkeypatch.setattr("loops.evaluate.Evaluator.scores", scores)
+    found, step = run.run()
+    assert (found.loss, step, state.step) == (3.0, best, best)
+    (*_, (scored_step, scored)), at_best = seen, dict(seen)[best]
+    assert scored_step == best
+    for a, b in zip(scored, at_best, strict=True):
+        np.testing.assert_array_equal(a, b)
+    (test,) = (row for row in rows(tmp_path) if row["split"] == "test")
+    assert test["step"] == best
 
 
 def test_without_validation_the_last_is_scored(one_replica, tmp_path):
