@@ -195,7 +195,7 @@ def test_the_best_on_validation_is_what_is_scored(one_replica, tmp_path, monkeyp
     monkeypatch.setattr("loops.evaluate.Evaluator.scores", scores)
     found, step = run.run()
     assert (found.loss, step, state.step) == (3.0, best, best)
-    (*_, (scored_step, scored)), at_best = seen, dict(seen)[best]
+    (scored_step, scored), at_best = seen[-1], dict(seen[:-1])[best]
     assert scored_step == best
     for a, b in zip(scored, at_best, strict=True):
         np.testing.assert_array_equal(a, b)
