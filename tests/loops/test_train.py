@@ -126,7 +126,7 @@ def test_rows_are_logged_at_their_steps(unstopped, one_replica):
         ["evaluating at step 6"],
         ["evaluating at step 12"],
         ["scoring the test split"],
-        [f"step {step}/12" for step in range(1, 12)],
+        ["step 1/12", "step 4/12", "step 8/12", "step 11/12"],
     ],
     ids=lambda stops: f"{len(stops)}x {stops[0]}",
 )
