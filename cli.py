@@ -21,6 +21,8 @@ EXIT_SIGNAL = 128
 FREE_FLAGS = ("data_dir", "device", "jit", "keep_checkpoints", "num_gpus", "save_minutes")
 # Of those, the ones that are no part of a run's name either.
 UNNAMED_FLAGS = ("data_dir", "keep_checkpoints", "save_minutes")
+# Flags that are no part of a run's configuration.
+COMMAND_FLAGS = ("describe", "num_classes", "run_dir")
 
 
 def fail(message: str) -> None:
@@ -159,12 +161,49 @@ def _define_devices(define: _Define) -> None:
     )
 
 
+def _define_net(define: _Define) -> None:
+    define.string("net", "inception10", "Net to train, a name from nets/__init__.py.")
+    define.choice(
+        "stem",
+        None,
+        "First layers of the net: large, the paper's, or small, for images of about 32x32. "
+        "Default: small for images below 96 pixels.",
+        ("small", "large"),
+    )
+    define.boolean(
+        "auxiliary", True, "Train with the auxiliary heads of a net that has some, as inception_v1."
+    )
+    define.number(
+        "batch_norm_momentum",
+        None,
+        "Share of the old in BatchNorm's moving statistics. Default: the net's own, but in a run "
+        "too short for it 1 - 50 / steps of the run, or 0.9.",
+        below=1,
+    )
+    define.string(
+        "init_from",
+        None,
+        "Weights to start from: keras for those that Keras has (inception_v3, "
+        "inception_resnet_v2, resnet50 to resnet152 and their _v2), or a file of such weights, "
+        ".h5 or .weights.h5. Images are then normalized as the weights need it.",
+    )
+    define.boolean(
+        "describe",
+        False,
+        "Print the net's stages with their shapes, parameters and FLOPs, for --image_size (default "
+        "32) and --num_classes (default 10), and leave.",
+    )
+    define.integer(
+        "num_classes", None, "Classes for --describe. In training they are the dataset's."
+    )
+
+
 def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines the flags of train.py and returns their names."""
     define = _Define(values)
 
     # What is trained, on what.
-    define.string("net", "inception10", "Net to train, a name from nets/__init__.py.")
+    _define_net(define)
     define.string(
         "dataset",
         "cifar10",
@@ -245,7 +284,10 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         "adam, 0.05 for adamw, which decouples it.",
     )
     define.number(
-        "label_smoothing", 0.0, "Share of each label that is spread over all classes.", below=1
+        "label_smoothing",
+        None,
+        "Share of each label that is spread over all classes. Default: 0; 0.1 for inception_v3.",
+        below=1,
     )
     define.number("clip_norm", 0.0, "Highest global norm of the gradients; 0 is off.")
     define.number(

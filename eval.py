@@ -12,9 +12,10 @@ def main(flags: dict) -> None:
     """Hands the flags on."""
     # Imported once the flags are known to be good: TensorFlow takes seconds to start.
     with cli.quiet_start():
+        import evaluation
         import experiment
     with experiment.plain_errors():
-        experiment.evaluate(flags)
+        evaluation.evaluate(flags)
 
 
 if __name__ == "__main__":

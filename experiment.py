@@ -1,11 +1,10 @@
 """From flags to a run: puts nets, data and loops together, which know nothing of each other.
 
-`train` and `evaluate` take the flags of train.py and eval.py as dictionaries (see cli.py).
+`train` takes the flags of train.py as a dictionary (see cli.py).
 """
 
 import contextlib
 import pathlib
-import time
 
 import tensorflow as tf
 
@@ -13,10 +12,10 @@ import cli
 import data
 import nets
 from loops import run_dir as run_dirs
-from loops.checkpoints import Checkpoints, find_checkpoint, restore_net
+from loops.checkpoints import Checkpoints, find_checkpoint
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
-from loops.evaluate import Evaluator, Scores
+from loops.evaluate import Scores
 from loops.interrupt import Interrupted
 from loops.logs import MetricsLog, Terminal
 from loops.optimizer import DECOUPLED_DECAY, make_optimizer
@@ -24,6 +23,8 @@ from loops.schedule import LearningRate, Plan
 from loops.state import TrainState
 from loops.step import StepSettings, TrainStep
 from loops.train import Rhythm, Split, Trainer
+from nets import pretrained
+from nets.pretrained import PretrainedError
 from nets.table import table
 
 # By optimizer: learning rate and weight decay where the flags leave them open.
@@ -35,7 +36,7 @@ def plain_errors():
     """Turns what a user can mend into one line and an exit code, without a traceback."""
     try:
         yield
-    except (nets.UnknownNetError, data.DataError, RunError) as error:
+    except (nets.NetError, PretrainedError, data.DataError, RunError) as error:
         cli.fail(str(error))
     except Interrupted as interrupted:
         Terminal().line(f"stopped and saved at step {interrupted.step:,}; the same command goes on")
@@ -51,9 +52,13 @@ def plain_errors():
 
 def resolve(flags: dict, dataset: data.Dataset) -> dict:
     """The flags that make a run what it is, with the defaults that depend on others filled in."""
-    flags = {name: value for name, value in flags.items() if name != "run_dir"}
+    flags = {name: value for name, value in flags.items() if name not in cli.COMMAND_FLAGS}
     learning_rate, weight_decay = _DEFAULTS[flags["optimizer"]]
+    net = nets.net_class(flags["net"])
     defaults = {
+        "stem": "large" if flags["init_from"] else nets.default_stem(dataset.image_shape),
+        "label_smoothing": net.label_smoothing,
+        "batch_norm_momentum": _batch_norm_momentum(net, flags, dataset),
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "warmup_epochs": min(1.0, flags["epochs"] / 5),
@@ -66,8 +71,17 @@ def resolve(flags: dict, dataset: data.Dataset) -> dict:
             flags[name] = default
     if flags["data_dir"] is not None:  # So that eval.py finds it from anywhere.
         flags["data_dir"] = str(pathlib.Path(flags["data_dir"]).expanduser().resolve())
+    if flags["init_from"] not in (None, "keras"):
+        flags["init_from"] = str(pathlib.Path(flags["init_from"]).expanduser().resolve())
     flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
     return flags
+
+
+def _batch_norm_momentum(net: type[nets.Net], flags: dict, dataset: data.Dataset) -> float:
+    """The net's, or in a short run what forgets the initial statistics early in it."""
+    examples = len(dataset.splits["train"].labels)
+    steps = Plan(flags["epochs"], examples, flags["batch_size"]).total_steps
+    return min(net.batch_norm_momentum, max(0.9, round(1 - 50 / steps, 4)))
 
 
 def describe(dataset: data.Dataset) -> dict:
@@ -92,17 +106,21 @@ def _check_batch(flags: dict) -> None:
         )
 
 
-def _build_net(config: dict):
+def build_net(config: dict):
     """A net for a configuration. Call it in the strategy's scope."""
-    tf.keras.config.set_dtype_policy(config["flags"]["precision"])
+    flags = config["flags"]
+    tf.keras.config.set_dtype_policy(flags["precision"])
     return nets.build(
-        config["flags"]["net"],
+        flags["net"],
         num_classes=len(config["data"]["class_names"]),
         image_shape=tuple(config["data"]["image_shape"]),
+        stem=flags["stem"],
+        auxiliary=flags["auxiliary"],
+        batch_norm_momentum=flags["batch_norm_momentum"],
     )
 
 
-def _eval_split(config: dict, name: str, source, strategy) -> Split:
+def eval_split(config: dict, name: str, source, strategy) -> Split:
     """A split to score, normalized as the run was trained."""
     flags, replicas = config["flags"], strategy.num_replicas_in_sync
     # As many examples at a time on each replica as in training, on any number of replicas.
@@ -117,7 +135,7 @@ def _eval_split(config: dict, name: str, source, strategy) -> Split:
     return Split(name, dataset, len(source.labels))
 
 
-def _plan(config: dict) -> tuple[Plan, LearningRate]:
+def make_plan(config: dict) -> tuple[Plan, LearningRate]:
     """How long, and the learning rate on the way."""
     flags = config["flags"]
     plan = Plan(flags["epochs"], config["data"]["examples"]["train"], flags["batch_size"])
@@ -138,13 +156,17 @@ def _plan(config: dict) -> tuple[Plan, LearningRate]:
     return plan, learning_rate
 
 
-def _make_state(config: dict, learning_rate: LearningRate, strategy) -> TrainState:
+def _make_state(
+    config: dict, learning_rate: LearningRate, strategy, start: tf.keras.Model | None
+) -> TrainState:
     """Every variable of a run, made eagerly in the strategy's scope, before anything is traced."""
     flags = config["flags"]
     tf.keras.utils.set_random_seed(flags["seed"])
     with strategy.scope():
-        net = _build_net(config)
-        ema_net = _build_net(config) if flags["ema_decay"] else None
+        net = build_net(config)
+        if start is not None:
+            pretrained.copy_weights(flags["net"], start, net)
+        ema_net = build_net(config) if flags["ema_decay"] else None
         optimizer = make_optimizer(
             flags["optimizer"], net, learning_rate, momentum=flags["momentum"]
         )
@@ -198,28 +220,79 @@ def _step_settings(flags: dict) -> StepSettings:
         decoupled_decay=flags["optimizer"] in DECOUPLED_DECAY,
         clip_norm=flags["clip_norm"],
         ema_decay=flags["ema_decay"],
+        auxiliary_weight=nets.net_class(flags["net"]).auxiliary_weight,
+        seed=flags["seed"],
         jit=flags["jit"],
     )
+
+
+def _print_table(flags: dict, terminal: Terminal) -> None:
+    """What --describe prints."""
+    shape = (flags["image_size"] or 32,) * 2 + (3,)
+    net = nets.build(
+        flags["net"],
+        num_classes=flags["num_classes"] or 10,
+        image_shape=shape,
+        stem=flags["stem"],
+        auxiliary=flags["auxiliary"],
+    )
+    terminal.line(table(net, shape))
+
+
+def _load_data(flags: dict) -> data.Dataset:
+    """The dataset, if the net can take it."""
+    loading = {name: flags[name] for name in ("data_dir", "val_fraction", "image_size")}
+    dataset = data.load(flags["dataset"], **loading)
+    classes = len(dataset.class_names)
+    if flags["num_classes"] not in (None, classes):
+        raise RunError(
+            f"--num_classes={flags['num_classes']}: {dataset.name} has {classes} classes; the flag "
+            "is for --describe, leave it out"
+        )
+    return dataset
+
+
+def _command(raw_flags: dict, dataset: data.Dataset) -> dict:
+    """The configuration that a command asks for."""
+    command = {"flags": resolve(raw_flags, dataset), "data": describe(dataset)}
+    flags = command["flags"]
+    nets.check_size(flags["net"], dataset.image_shape, flags["stem"])
+    if flags["init_from"]:
+        mean, std = pretrained.normalization(flags["net"])
+        command["data"].update(mean=list(mean), std=list(std))
+    return command
+
+
+def _start(command: dict, run_dir: pathlib.Path) -> tf.keras.Model | None:
+    """The Keras model whose weights a run starts from; None if there is none, or a checkpoint."""
+    flags = command["flags"]
+    if not flags["init_from"] or tf.train.latest_checkpoint(str(run_dir / "checkpoints")):
+        return None
+    channels = command["data"]["image_shape"][-1]
+    return pretrained.load(flags["net"], flags["init_from"], channels=channels, stem=flags["stem"])
 
 
 def train(raw_flags: dict) -> None:
     """Starts a run, or goes on with it, or says that it is finished."""
     terminal = Terminal()
     nets.check_name(raw_flags["net"])
+    if raw_flags["describe"]:
+        _print_table(raw_flags, terminal)
+        return
     _check_batch(raw_flags)
     strategy, note = make_strategy(raw_flags["num_gpus"], raw_flags["device"])
     if note:
         terminal.line(note)
-    loading = {name: raw_flags[name] for name in ("data_dir", "val_fraction", "image_size")}
-    dataset = data.load(raw_flags["dataset"], **loading)
-    command = {"flags": resolve(raw_flags, dataset), "data": describe(dataset)}
-    plan, learning_rate = _plan(command)
+    dataset = _load_data(raw_flags)
+    command = _command(raw_flags, dataset)
+    plan, learning_rate = make_plan(command)
     train_batches = _train_batches(
         command, dataset.splits["train"], plan.total_steps, strategy.num_replicas_in_sync
     )
     train_batches(0)  # So that a setting that does not suit the data is told before a run is made.
 
     run_dir = _run_dir(raw_flags["run_dir"], command)
+    start = _start(command, run_dir)
     there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
     result = run_dirs.read_result(run_dir)
     if result is not None:
@@ -228,14 +301,14 @@ def train(raw_flags: dict) -> None:
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
         return
 
-    state = _make_state(command, learning_rate, strategy)
+    state = _make_state(command, learning_rate, strategy, start)
     checkpoints = Checkpoints(state, run_dir, raw_flags["keep_checkpoints"])
     checkpoints.restore_last()
     log = MetricsLog(run_dir, state.step)
     _say_start(terminal, log, run_dir, command, state, plan, new=there is None)
     # What differs in the command may not change how the run is scored.
     evals = {
-        name: _eval_split(there or command, name, dataset.splits[name], strategy)
+        name: eval_split(there or command, name, dataset.splits[name], strategy)
         for name in ("val", "test")
         if name in dataset.splits
     }
@@ -256,7 +329,7 @@ def train(raw_flags: dict) -> None:
     ).run()
     checkpoint = find_checkpoint(run_dir, "best" if "val" in evals else "last")
     result = {
-        **_result(command, scores, checkpoint, scored_step, "test"),
+        **result_of(command, scores, checkpoint, scored_step, "test"),
         "selected_on": "val" if "val" in evals else None,
     }
     run_dirs.write_json(run_dir / run_dirs.RESULT, result)
@@ -278,7 +351,7 @@ def _say_start(terminal, log: MetricsLog, run_dir, config: dict, state, plan, *,
     terminal.line(f"run    {run_dir}, {how}, {plan.total_steps:,} steps on {replicas} replica(s)")
 
 
-def _result(config: dict, scores: Scores, checkpoint: str, step: int, split: str) -> dict:
+def result_of(config: dict, scores: Scores, checkpoint: str, step: int, split: str) -> dict:
     """Scores as they are written to JSON."""
     return {
         "split": split,
@@ -286,114 +359,3 @@ def _result(config: dict, scores: Scores, checkpoint: str, step: int, split: str
         "checkpoint": checkpoint,
         "step": step,
     }
-
-
-def _load_like(config: dict, flags: dict) -> data.Dataset:
-    """The run's dataset, or another with the same classes, as the run's net takes it."""
-    own, height, _, channels = config["flags"], *config["data"]["image_shape"]
-    name = flags["dataset"] or own["dataset"]
-    data_dir = flags["data_dir"]
-    if data_dir is None and name == own["dataset"]:
-        data_dir = own["data_dir"]
-    dataset = data.load(
-        name,
-        data_dir=data_dir,
-        val_fraction=own["val_fraction"],
-        image_size=height,
-        channels=channels if name == "folder" else None,
-    )
-    if dataset.image_shape[-1] != channels:
-        raise RunError(
-            f"{name} has {dataset.image_shape[-1]} channel(s), the run's net takes {channels}"
-        )
-    dataset = data.relabel(dataset, config["data"]["class_names"])
-    if flags["split"] not in dataset.splits:
-        raise RunError(
-            f"--split={flags['split']}: the run holds out no validation split, and {name} has "
-            f"{', '.join(sorted(dataset.splits))}"
-        )
-    return dataset
-
-
-def evaluate(flags: dict) -> None:
-    """Scores one checkpoint of a run, or each new one."""
-    if flags["run_dir"] is None:
-        raise RunError("--run_dir is required: the directory of the run to score")
-    if flags["follow"] and flags["checkpoint"]:
-        raise RunError("--follow scores each new checkpoint; leave out --checkpoint")
-    run_dir = pathlib.Path(flags["run_dir"]).expanduser()
-    config = run_dirs.read_config(run_dir)
-    report = None if flags["json"] is None else pathlib.Path(flags["json"]).expanduser()
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise RunError(f"cannot write --json={flags['json']}: no file can be there")
-    strategy, note = make_strategy(flags["num_gpus"], flags["device"])
-    terminal = Terminal()
-    if note:
-        terminal.line(note)
-    source = _load_like(config, flags).splits[flags["split"]]
-    with strategy.scope():
-        net = _build_net(config)
-    split = _eval_split(config, flags["split"], source, strategy)
-    evaluator = Evaluator(strategy, net)
-    average = config["flags"]["ema_decay"] > 0
-
-    def score(path: str) -> dict:
-        step = restore_net(net, path, average=average)
-        scores = evaluator.scores(split.dataset, split.examples)
-        return _result(config, scores, path, step, split.name)
-
-    if flags["follow"]:
-        _follow(run_dir, config, score, report, terminal)
-        return
-    default = "best" if "val" in config["data"]["examples"] else "last"
-    result = score(find_checkpoint(run_dir, flags["checkpoint"] or default))
-    terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
-    width = max(map(len, result["per_class"]))
-    for name, accuracy in result["per_class"].items():
-        terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
-    terminal.line(_score_line(result))
-    if report is not None:
-        run_dirs.write_json(report, result)
-
-
-def _score_line(result: dict) -> str:
-    return (
-        f"{result['split']}  top-1 {result['top_1_accuracy']:.2%}  "
-        f"top-5 {result['top_5_accuracy']:.2%}  loss {result['loss']:.4f}  "
-        f"({result['examples']:,} examples)"
-    )
-
-
-def _follow(run_dir: pathlib.Path, config: dict, score, report, terminal: Terminal) -> None:
-    """Scores each checkpoint that is there or comes, until the run has its result."""
-    plan, _ = _plan(config)
-    writer, done = None, set()
-    while True:
-        finished = (run_dir / run_dirs.RESULT).exists()
-        state = tf.train.get_checkpoint_state(str(run_dir / "checkpoints"))
-        paths = [] if state is None else state.all_model_checkpoint_paths
-        for path in (p for p in paths if p not in done):
-            done.add(path)
-            try:
-                result = score(path)
-            except RunError:
-                if pathlib.Path(path + ".index").exists():
-                    raise
-                continue  # The training has deleted it in favour of a newer one.
-            step = result["step"]
-            terminal.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
-            try:
-                writer = writer or tf.summary.create_file_writer(
-                    str(run_dir / f"follow-{result['split']}")
-                )
-                with writer.as_default(step=step):
-                    for name in ("loss", "top_1_accuracy", "top_5_accuracy"):
-                        tf.summary.scalar(name, result[name])
-                writer.flush()
-            except tf.errors.OpError as error:
-                raise RunError(f"cannot write to {run_dir}: {reason(error)}") from error
-            if report is not None:
-                run_dirs.write_json(report, result)
-        if finished:
-            return
-        time.sleep(1)

@@ -30,6 +30,10 @@ class StepSettings:
         clip_norm: highest global norm of the gradients, which are those of the whole batch; 0 is
             off.
         ema_decay: share of the old average that is kept at each update.
+        auxiliary_weight: share of the loss of each auxiliary head, if the net gives more than its
+            logits in training. The metrics are those of the net's own logits.
+        seed: of what the net draws (dropout); None for a net that draws nothing, and is called
+            without.
         jit: compile forward and backward pass with XLA.
     """
 
@@ -40,6 +44,8 @@ class StepSettings:
     decoupled_decay: bool = False
     clip_norm: float = 0.0
     ema_decay: float = 0.0
+    auxiliary_weight: float = 0.0
+    seed: int | None = None
     jit: bool = False
 
 
@@ -101,16 +107,21 @@ class TrainStep:
         settings = self.settings
         gradients, sums = None, None
         parts = settings.accumulation
+        replicas = tf.distribute.get_replica_context()
+        # Which rows of the global batch these are.
+        first = replicas.replica_id_in_sync_group * tf.shape(images)[0]
         for image_part, label_part in zip(
             tf.split(images, parts), tf.split(labels, parts), strict=True
         ):
-            new_gradients, new_sums = self._gradients(image_part, label_part)
+            new_gradients, new_sums = self._gradients(
+                image_part, label_part, self.state.optimizer.iterations.value, first
+            )
+            first += tf.shape(image_part)[0]
             if gradients is None:
                 gradients, sums = new_gradients, new_sums
             else:
                 gradients = [a + b for a, b in zip(gradients, new_gradients, strict=True)]
                 sums = {name: sums[name] + new_sums[name] for name in sums}
-        replicas = tf.distribute.get_replica_context()
         gradients = replicas.all_reduce("SUM", gradients)
         if self.state.loss_scale is not None:
             gradients = [gradient / self.state.loss_scale.scale for gradient in gradients]
@@ -123,13 +134,24 @@ class TrainStep:
                 variable.assign(mean)
         return gradients, norm, sums
 
-    def _gradients_of(self, images, labels):
+    def _gradients_of(self, images, labels, step, first_row):
         """Gradients of the scaled loss of some examples, and the sums of their metrics."""
         settings = self.settings
+        draws = {}
+        if settings.seed is not None:
+            # Not the stream of the data's draws (data/pipeline.py), whose second number is 0.
+            run_seed = tf.constant([settings.seed, 1], tf.int64)
+            draws["seed"] = tf.random.experimental.stateless_fold_in(run_seed, step)
+            draws["rows"] = (first_row, settings.global_batch_size)
         with tf.GradientTape() as tape:
-            logits = self.state.net(images, training=True)
+            outputs = self.state.net(images, training=True, **draws)
+            logits, *auxiliary = tf.nest.flatten(outputs)
             losses = cross_entropy(labels, logits, settings.label_smoothing)
-            loss = tf.reduce_sum(losses) / settings.global_batch_size
+            total = losses
+            for other in auxiliary:
+                other_losses = cross_entropy(labels, other, settings.label_smoothing)
+                total += settings.auxiliary_weight * other_losses
+            loss = tf.reduce_sum(total) / settings.global_batch_size
             if self.state.loss_scale is not None:
                 loss *= self.state.loss_scale.scale
         sums = {

@@ -295,8 +295,9 @@ class Trainer:
         total = self._plan.total_steps
         last = next((r for r in reversed(self._log.rows) if r["split"] == "train"), None)
         figures = f"  loss {last['loss']:.4f} top-1 {last['top_1_accuracy']:.2%}" if last else ""
+        # The last batch of a run may go a little beyond its length.
+        epoch = min(self._plan.epoch(step), self._plan.epochs)
         self._terminal.status(
-            f"epoch {self._plan.epoch(step):.1f}/{self._plan.epochs:g} {bar(step / total)} "
-            f"step {step:,}/{total:,}"
+            f"epoch {epoch:.1f}/{self._plan.epochs:g} {bar(step / total)} step {step:,}/{total:,}"
             f"{figures}{self._time_left(step)}"
         )

@@ -1,4 +1,4 @@
-"""Layers that the nets share: BatchNorm, conv-BatchNorm-ReLU, and layers in a row.
+"""Layers that the nets share: BatchNorm, conv-BatchNorm-ReLU, dropout, layers in a row and abreast.
 
     x = ConvBatchNorm(64, kernel_size=3)(images, training=training)
 
@@ -6,7 +6,21 @@ Every layer here takes `training` as a keyword without a default. Nobody can for
 keeps literals out, so a BatchNorm that never trains cannot be written by accident.
 """
 
+import contextlib
+import contextvars
+
 import tensorflow as tf
+
+
+class Composite(tf.keras.layers.Layer):
+    """A layer that is made of layers, which make their variables when they are first called.
+
+    Keras would trace a layer without a `build` of its own once more before its first call, and so
+    a deep net many times.
+    """
+
+    def build(self, input_shape):
+        """Nothing is left to be made."""
 
 
 class BatchNorm(tf.keras.layers.Layer):
@@ -22,15 +36,19 @@ class BatchNorm(tf.keras.layers.Layer):
 
     Args:
         momentum: share of the old moving statistics that is kept at each update, in [0, 1].
-        epsilon: added to the variance; 1e-5 is the value in He et al.'s released code.
+            None: the net's (see `nets.net.Net`), or 0.9 outside of a net.
+        epsilon: added to the variance. None: the net's, or 1e-5 outside of a net.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5):
+    def __init__(self, momentum: float | None = None, epsilon: float | None = None):
         super().__init__()
         self.momentum = momentum
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        self.momentum = 0.9 if self.momentum is None else self.momentum
+        self.epsilon = 1e-5 if self.epsilon is None else self.epsilon
+
         def variable(name, initializer, **kwargs):
             shape = (input_shape[-1],)
             return tf.keras.Variable(
@@ -63,38 +81,119 @@ class BatchNorm(tf.keras.layers.Layer):
         return outputs
 
 
-class ConvBatchNorm(tf.keras.layers.Layer):
-    """Convolution without bias, BatchNorm and, unless told otherwise, ReLU.
+class Convolution(Composite):
+    """Convolution, with the same padding on both sides of the image at any stride.
 
-    The bias is left out because BatchNorm's offset takes its place. Kernels start from He et al.
-    2015 ("Delving Deep into Rectifiers"), normal with variance 2 / fan-in.
+    Keras' "same" pads a strided convolution more at the right and the bottom; the papers' code in
+    Caffe and Torch pads (kernel size - 1) / 2 everywhere, as is done here.
 
     Args:
         filters: output channels.
-        kernel_size: height and width of the kernel.
-        strides: step of the kernel in both directions. Padding is "same".
+        kernel_size: odd height and width of the kernel, or one number for both.
+        strides: step of the kernel in both directions.
+        padding: "same", or "valid" for none.
+        use_bias: whether a bias is added.
+        kernel_initializer: default He et al. 2015 ("Delving Deep into Rectifiers", equation 10),
+            normal with variance 2 / fan-in.
+        bias_initializer: default zeros.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        strides: int = 1,
+        padding: str = "same",
+        use_bias: bool = True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+    ):
+        super().__init__()
+        height, width = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+        pads = padding == "same" and strides > 1
+        self.margins = ((height - 1) // 2, (width - 1) // 2) if pads else (0, 0)
+        self.conv = tf.keras.layers.Conv2D(
+            filters,
+            (height, width),
+            strides=strides,
+            padding="valid" if pads else padding,
+            use_bias=use_bias,
+            # Made anew for each layer: Keras' initializers give equal numbers when used twice.
+            kernel_initializer=kernel_initializer or tf.keras.initializers.HeNormal(),
+            bias_initializer=bias_initializer,
+        )
+
+    def call(self, x, *, training):
+        del training  # There is nothing here that training changes.
+        vertical, horizontal = self.margins
+        if vertical or horizontal:
+            x = tf.pad(x, ((0, 0), (vertical, vertical), (horizontal, horizontal), (0, 0)))
+        return self.conv(x)
+
+
+class ConvBatchNorm(Composite):
+    """Convolution without bias, BatchNorm and, unless told otherwise, ReLU.
+
+    The bias is left out because BatchNorm's offset takes its place.
+
+    Args:
+        filters, kernel_size, strides, padding, kernel_initializer: see `Convolution`.
         relu: whether ReLU follows.
     """
 
-    def __init__(self, filters: int, kernel_size: int, *, strides: int = 1, relu: bool = True):
+    def __init__(self, filters: int, kernel_size, *, relu: bool = True, **kwargs):
         super().__init__()
-        self.conv = tf.keras.layers.Conv2D(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=tf.keras.initializers.HeNormal(),
-        )
+        self.conv = Convolution(filters, kernel_size, use_bias=False, **kwargs)
         self.batch_norm = BatchNorm()
         self.relu = relu
 
     def call(self, x, *, training):
-        x = self.batch_norm(self.conv(x), training=training)
+        x = self.batch_norm(self.conv(x, training=training), training=training)
         return tf.nn.relu(x) if self.relu else x
 
 
-class Chain(tf.keras.layers.Layer):
+class MaxPool(tf.keras.layers.Layer):
+    """Maximum over a window of `size` x `size` pixels.
+
+    Args:
+        size: height and width of the window.
+        strides: its step.
+        padding: "valid", or "same" for an output of the input's size divided by the strides,
+            rounded up; pixels outside of the image are left out.
+    """
+
+    def __init__(self, size: int, *, strides: int = 1, padding: str = "same"):
+        super().__init__()
+        self.size, self.strides, self.padding = size, strides, padding.upper()
+
+    def call(self, x, *, training):
+        del training
+        return tf.nn.max_pool2d(x, self.size, self.strides, self.padding)
+
+
+class AvgPool(MaxPool):
+    """As `MaxPool`, the mean."""
+
+    def call(self, x, *, training):
+        del training
+        return tf.nn.avg_pool2d(x, self.size, self.strides, self.padding)
+
+
+def pool_by_thirds(x: tf.Tensor) -> tf.Tensor:
+    """5x5 average pooling with stride 3, as auxiliary heads begin; a smaller map's own pixels."""
+    window = [min(5, size) for size in x.shape[1:3]]
+    return tf.nn.avg_pool2d(x, window, strides=3, padding="VALID")
+
+
+def pad_to(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Feature maps with zeros around them up to a height and width of at least `size`."""
+    missing = [max(0, size - n) for n in x.shape[1:3]]
+    (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in missing)
+    return tf.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+
+class Chain(Composite):
     """Blocks one after another, held as `block_0`, `block_1`, ..., their names in a checkpoint.
 
     Args:
@@ -118,17 +217,153 @@ class Chain(tf.keras.layers.Layer):
         return x
 
 
-class Head(tf.keras.layers.Layer):
-    """Global average pooling and one dense layer: [batch, height, width, channels] to logits.
+class Branches(Composite):
+    """Branches side by side on one input, their outputs concatenated by channel.
+
+    Args:
+        branches: for each branch, from `branch_0` on, a list of layers that run in a row; a list
+            without layers hands the input through.
+    """
+
+    def __init__(self, branches):
+        super().__init__()
+        for i, layers in enumerate(branches):
+            setattr(self, f"branch_{i}", Chain(layers))
+        self.num_branches = len(branches)
+
+    @property
+    def branches(self):
+        return tuple(getattr(self, f"branch_{i}") for i in range(self.num_branches))
+
+    def call(self, x, *, training):
+        return tf.concat([branch(x, training=training) for branch in self.branches], axis=-1)
+
+
+class _Draws:
+    """Where the dropout layers of one pass through a net get their random numbers."""
+
+    def __init__(self, seed, rows: tuple):
+        self._seed = seed
+        self._rows = rows
+        self._uses = 0
+
+    def uniform(self, shape: tf.Tensor) -> tf.Tensor:
+        """float32 in [0, 1), of a shape that begins with the examples; new ones at each use."""
+        seed = tf.random.experimental.stateless_fold_in(self._seed, self._uses)
+        self._uses += 1
+        first, total = self._rows
+        if total is None:
+            return tf.random.stateless_uniform(shape, seed, alg="philox")
+        # Drawn for the whole batch, so that an example's draw does not depend on who has it.
+        whole = tf.concat(([total], shape[1:]), axis=0)
+        numbers = tf.random.stateless_uniform(whole, seed, alg="philox")
+        return numbers[first : first + shape[0]]
+
+
+_draws = contextvars.ContextVar("draws", default=None)
+
+
+@contextlib.contextmanager
+def draws(seed, rows=(0, None)):
+    """What dropout within it draws from.
+
+    Args:
+        seed: integers [2] that name the draws; None for no draws.
+        rows: the number of the first example in the global batch, and the size of that batch or
+            None if it is all there.
+    """
+    token = _draws.set(None if seed is None else _Draws(seed, rows))
+    try:
+        yield
+    finally:
+        _draws.reset(token)
+
+
+class Dropout(tf.keras.layers.Layer):
+    """Sets a share of the inputs to 0 in training, and divides the others by what remains.
+
+    Srivastava et al. 2014, in the form that leaves evaluation alone. What is dropped is a function
+    of the seed that the net was called with and of the example's place in the global batch, so that
+    a resumed run, and one on another number of replicas, drop the same.
+
+    Args:
+        rate: share that is dropped, in [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate={rate} must be at least 0 and below 1")
+        self.rate = rate
+
+    def call(self, x, *, training):
+        if not training or not self.rate:
+            return x
+        source = _draws.get()
+        if source is None:
+            raise ValueError(
+                "dropout needs a seed to train: net(images, training=True, seed=(0, step))"
+            )
+        keep = source.uniform(tf.shape(x)) >= self.rate
+        return tf.where(keep, x / (1 - self.rate), tf.zeros_like(x))
+
+
+class Head(Composite):
+    """Global average pooling, dropout if any, and one dense layer: feature maps to logits.
 
     Args:
         num_classes: width of the logits, which are float32 in every precision.
+        dropout: share of the pooled features that is dropped in training.
+        kernel_initializer: of the dense layer; default Glorot & Bengio 2010, uniform.
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(
+        self, num_classes: int, *, dropout: float = 0.0, kernel_initializer="glorot_uniform"
+    ):
         super().__init__()
-        self.dense = tf.keras.layers.Dense(num_classes, dtype="float32")
+        self.dropout = Dropout(dropout)
+        self.dense = tf.keras.layers.Dense(
+            num_classes, kernel_initializer=kernel_initializer, dtype="float32"
+        )
 
     def call(self, x, *, training):
-        del training  # There is nothing here that training changes.
-        return self.dense(tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2)))
+        pooled = tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2))
+        return self.dense(self.dropout(pooled, training=training))
+
+
+class SmallStem(ConvBatchNorm):
+    """For images of about 32x32: one 3x3 convolution that keeps the size.
+
+    He et al. 2015, section 4.2.
+
+    Args:
+        filters: output channels.
+    """
+
+    def __init__(self, filters: int):
+        super().__init__(filters, 3)
+
+
+class LargeStem(Chain):
+    """For images of about 224x224: 7x7 convolution and 3x3 pooling, both with stride 2.
+
+    He et al. 2015, table 1.
+
+    Args:
+        filters: output channels.
+    """
+
+    def __init__(self, filters: int):
+        super().__init__([ConvBatchNorm(filters, 7, strides=2), CenteredMaxPool()])
+
+
+class CenteredMaxPool(tf.keras.layers.Layer):
+    """3x3 max pooling with stride 2 and a margin of zeros, as in He et al.'s nets.
+
+    Where "same" would have windows begin at the first pixel, they are centred on it.
+    """
+
+    def call(self, x, *, training):
+        del training
+        x = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return tf.nn.max_pool2d(x, 3, 2, "VALID")

@@ -16,6 +16,7 @@ from absl import flags
 from PIL import Image
 
 import cli
+import evaluation
 import experiment
 from tests.conftest import ROOT
 
@@ -43,7 +44,7 @@ def run(program, *args, code=0, **kwargs):
 def call(program, *args):
     """Runs a command in this process, which has TensorFlow already."""
     define = {"train.py": cli.define_train_flags, "eval.py": cli.define_eval_flags}[program]
-    main = {"train.py": experiment.train, "eval.py": experiment.evaluate}[program]
+    main = {"train.py": experiment.train, "eval.py": evaluation.evaluate}[program]
     with experiment.plain_errors():
         main(cli.parse([program, *args], define, flags.FlagValues()))
 
@@ -300,7 +301,7 @@ def test_no_validation_split(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--net=resnet19"], "unknown net 'resnet19'; known nets: inception10, resnet18, resnet34"),
+        (["--net=resnet19"], "unknown net 'resnet19'; known nets: inception10, inception10_v2"),
         (["--dataset=cifar11"], "unknown dataset 'cifar11'; known datasets: cifar10, cifar100"),
         (["--batch_size=9", "--num_gpus=2"], "--batch_size=9 does not divide by --num_gpus=2"),
         (["--batch_size=8", "--accumulation=3"], "use a multiple of 3"),

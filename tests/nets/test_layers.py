@@ -2,7 +2,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nets.layers import BatchNorm, Chain, ConvBatchNorm, Head
+from nets.layers import (
+    AvgPool,
+    BatchNorm,
+    Branches,
+    CenteredMaxPool,
+    Chain,
+    ConvBatchNorm,
+    Convolution,
+    Dropout,
+    Head,
+    MaxPool,
+    draws,
+    pad_to,
+)
 
 
 def images(*shape, seed=0):
@@ -111,3 +124,112 @@ def test_chain_runs_its_blocks_in_order():
     chain = Chain([ConvBatchNorm(4, 3), ConvBatchNorm(6, 1, strides=2)])
     assert chain(images(1, 8, 8, 3), training=False).shape == (1, 4, 4, 6)
     assert chain.blocks == (chain.block_0, chain.block_1)
+
+
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 7, (1, 7)])
+def test_convolution_pads_alike_on_both_sides(kernel, strides):
+    """A mirrored image and a mirrored kernel give the mirrored output, at odd sizes."""
+    layer, x = Convolution(2, kernel, strides=strides), images(1, 13, 13, 3)
+    y = layer(x, training=False)
+    assert y.shape[1:3] == (-(-13 // strides),) * 2
+    layer.conv.kernel.assign(layer.conv.kernel.numpy()[::-1, ::-1])
+    mirrored = layer(x[:, ::-1, ::-1], training=False)
+    np.testing.assert_allclose(mirrored[:, ::-1, ::-1], y, rtol=1e-4, atol=1e-4)
+
+
+def test_convolutions_start_from_he_et_al_2015():
+    layer = Convolution(512, 3, use_bias=True)
+    layer(images(1, 4, 4, 64), training=False)
+    kernel = layer.conv.kernel.numpy()
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (3 * 3 * 64)), rel=0.02)
+    assert abs(kernel.mean()) < 1e-3
+    np.testing.assert_array_equal(layer.conv.bias, np.zeros(512))
+
+
+def test_convolutions_of_one_shape_start_apart():
+    chain = Chain([Convolution(4, 3), Convolution(4, 3)])
+    chain(images(1, 4, 4, 4), training=False)
+    kernels = [block.conv.kernel.numpy() for block in chain.blocks]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+
+
+def test_branches_are_concatenated_in_order():
+    x = images(2, 6, 6, 3)
+    layer = Branches([[], [MaxPool(3)], [ConvBatchNorm(4, 1), ConvBatchNorm(5, 3)]])
+    y = layer(x, training=False)
+    assert y.shape == (2, 6, 6, 11)
+    np.testing.assert_array_equal(y[..., :3], x)
+    np.testing.assert_array_equal(y[..., 3:6], tf.nn.max_pool2d(x, 3, 1, "SAME"))
+    np.testing.assert_allclose(y[..., 6:], layer.branch_2(x, training=False))
+
+
+def test_pools_by_hand():
+    x = tf.reshape(tf.range(16, dtype=tf.float32), (1, 4, 4, 1))
+    same = MaxPool(3, strides=2)(x, training=False)
+    np.testing.assert_array_equal(same[0, :, :, 0], [[10, 11], [14, 15]])
+    centred = CenteredMaxPool()(x, training=False)
+    np.testing.assert_array_equal(centred[0, :, :, 0], [[5, 7], [13, 15]])
+    valid = MaxPool(3, strides=1, padding="valid")(x, training=False)
+    np.testing.assert_array_equal(valid[0, :, :, 0], [[10, 11], [14, 15]])
+    # At the border the mean is over the pixels that are there.
+    mean = AvgPool(3)(x, training=False)
+    assert mean[0, 0, 0, 0] == np.mean([0, 1, 4, 5])
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    x = tf.ones((64, 1000))
+    with draws((0, 1)):
+        y = Dropout(0.3)(x, training=True).numpy()
+    assert np.mean(y == 0) == pytest.approx(0.3, abs=0.01)
+    np.testing.assert_allclose(y[y > 0], 1 / 0.7, rtol=1e-6)
+
+
+def test_dropout_does_nothing_in_evaluation():
+    x = images(2, 1, 1, 3)
+    np.testing.assert_array_equal(Dropout(0.9)(x, training=False), x)
+
+
+def test_dropout_is_a_function_of_the_seed():
+    x, layer = tf.ones((4, 100)), Dropout(0.5)
+
+    def drop(seed, rows=(0, None)):
+        with draws(seed, rows):
+            return layer(x, training=True).numpy(), layer(x, training=True).numpy()
+
+    first, second = drop((3, 7))
+    assert np.any(first != second)  # Each use draws anew.
+    np.testing.assert_array_equal(drop((3, 7)), (first, second))
+    assert np.any(drop((3, 8))[0] != first)
+    assert np.any(drop((4, 7))[0] != first)
+
+
+def test_what_is_dropped_does_not_depend_on_who_has_the_example():
+    x, layer = tf.ones((8, 50)), Dropout(0.5)
+
+    def drop(part, first):
+        with draws((1, 2), (first, 8)):
+            return layer(part, training=True).numpy()
+
+    whole = drop(x, 0)
+    np.testing.assert_array_equal(np.concatenate([drop(x[:3], 0), drop(x[3:], 3)]), whole)
+
+
+def test_dropout_without_a_seed_is_an_error():
+    with pytest.raises(ValueError, match="seed=\\(0, step\\)"):
+        Dropout(0.5)(tf.ones((2, 3)), training=True)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5])
+def test_dropout_rate_is_checked(rate):
+    with pytest.raises(ValueError, match=f"rate={rate}"):
+        Dropout(rate)
+
+
+def test_pad_to_centres():
+    x = images(1, 2, 4, 1)
+    y = pad_to(x, 5)
+    assert y.shape == (1, 5, 5, 1)
+    np.testing.assert_array_equal(y[:, 1:3, 0:4], x)
+    assert np.abs(y).sum() == pytest.approx(np.abs(x).sum())
+    assert pad_to(x, 2).shape == x.shape

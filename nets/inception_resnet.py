@@ -1,0 +1,211 @@
+"""Inception-ResNet-v1 and Inception-ResNet-v2.
+
+Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
+Learning", figures 10 to 19, with the filters of table 1 in Reduction-A. Each residual ends in a 1x1
+convolution with bias and without BatchNorm, and is scaled down before it is added (section 3.3,
+figure 20).
+
+Where the figures and the authors' released code (tensorflow/models,
+research/slim/nets/inception_resnet_v2.py) differ, v2 is as the code and tf.keras.applications are:
+the stem is Inception V3's with one Inception module behind it, where figure 15 has Inception V4's;
+modules and widths are those of the code; the scales are 0.17, 0.1 and 0.2, the last module is
+neither scaled nor followed by ReLU, and a 1x1 convolution stands before the pooling. V1, of which
+no code was released, is as its figures, with the same scales.
+"""
+
+import tensorflow as tf
+
+from nets.inception_v3 import inception_stem
+from nets.inception_v4 import ReductionA
+from nets.layers import (
+    AvgPool,
+    Branches,
+    Chain,
+    Composite,
+    ConvBatchNorm,
+    Convolution,
+    Head,
+    MaxPool,
+)
+from nets.net import Net, Sizes
+
+
+class ResidualModule(Composite):
+    """Branches and a linear 1x1 convolution, scaled and added to the input; ReLU after the sum.
+
+    Args:
+        branches: see `nets.layers.Branches`.
+        filters: channels of the input and the output.
+        scale: of the residual.
+        relu: whether ReLU follows the sum.
+    """
+
+    def __init__(self, branches: list, filters: int, *, scale: float, relu: bool = True):
+        super().__init__()
+        self.inception = Branches(branches)
+        self.expand = Convolution(filters, 1)
+        self.scale = scale
+        self.relu = relu
+
+    def call(self, x, *, training):
+        residual = self.expand(self.inception(x, training=training), training=training)
+        x += self.scale * residual
+        return tf.nn.relu(x) if self.relu else x
+
+
+class InceptionResNetA(ResidualModule):
+    """For the 35x35 grid: figures 10 and 16.
+
+    Args:
+        filters: channels of the input and the output.
+        widths: channels of the two 3x3 convolutions of the last branch.
+    """
+
+    def __init__(self, filters: int, widths: tuple[int, int]):
+        first, second = widths
+        branches = [
+            [ConvBatchNorm(32, 1)],
+            [ConvBatchNorm(32, 1), ConvBatchNorm(32, 3)],
+            [ConvBatchNorm(32, 1), ConvBatchNorm(first, 3), ConvBatchNorm(second, 3)],
+        ]
+        super().__init__(branches, filters, scale=0.17)
+
+
+class InceptionResNetB(ResidualModule):
+    """For the 17x17 grid: figures 11 and 17.
+
+    Args:
+        filters: channels of the input and the output.
+        widths: channels of the 1x1 branch, and of the 1x1, 1x7 and 7x1 convolutions of the other.
+    """
+
+    def __init__(self, filters: int, widths: tuple[int, int, int, int]):
+        alone, first, second, third = widths
+        branches = [
+            [ConvBatchNorm(alone, 1)],
+            [
+                ConvBatchNorm(first, 1),
+                ConvBatchNorm(second, (1, 7)),
+                ConvBatchNorm(third, (7, 1)),
+            ],
+        ]
+        super().__init__(branches, filters, scale=0.1)
+
+
+class InceptionResNetC(ResidualModule):
+    """For the 8x8 grid: figures 13 and 19.
+
+    Args:
+        filters: channels of the input and the output.
+        widths: channels of the 1x3 and the 3x1 convolution.
+        scale, relu: see `ResidualModule`.
+    """
+
+    def __init__(
+        self, filters: int, widths: tuple[int, int], *, scale: float = 0.2, relu: bool = True
+    ):
+        first, second = widths
+        branches = [
+            [ConvBatchNorm(192, 1)],
+            [ConvBatchNorm(192, 1), ConvBatchNorm(first, (1, 3)), ConvBatchNorm(second, (3, 1))],
+        ]
+        super().__init__(branches, filters, scale=scale, relu=relu)
+
+
+class ReductionB(Branches):
+    """From the 17x17 grid to 8x8: figures 12 and 18.
+
+    Args:
+        widths: channels of the second branch's convolution, and of the third's two.
+    """
+
+    def __init__(self, widths: tuple[int, int, int]):
+        alone, first, second = widths
+        super().__init__(
+            [
+                [ConvBatchNorm(256, 1), ConvBatchNorm(384, 3, strides=2, padding="valid")],
+                [ConvBatchNorm(256, 1), ConvBatchNorm(alone, 3, strides=2, padding="valid")],
+                [
+                    ConvBatchNorm(256, 1),
+                    ConvBatchNorm(first, 3),
+                    ConvBatchNorm(second, 3, strides=2, padding="valid"),
+                ],
+                [MaxPool(3, strides=2, padding="valid")],
+            ]
+        )
+
+
+class InceptionA(Branches):
+    """The module between the stem and the residual ones in v2: "mixed_5b" in the code."""
+
+    def __init__(self):
+        super().__init__(
+            [
+                [ConvBatchNorm(96, 1)],
+                [ConvBatchNorm(48, 1), ConvBatchNorm(64, 5)],
+                [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3), ConvBatchNorm(96, 3)],
+                [AvgPool(3), ConvBatchNorm(64, 1)],
+            ]
+        )
+
+
+class InceptionResNet(Net):
+    """What both versions have: three stages of residual modules, dropout of 20%, one dense layer.
+
+    On 299x299 images the grids are 35x35, 17x17 and 8x8; with the small stem, for about 32x32, they
+    are 32x32, 15x15 and 7x7. The small stem keeps the size: nothing in it has a stride, everything
+    pads its input, and its pools are left out.
+    """
+
+    smallest_size = Sizes(small=7, large=75)
+    # tensorflow/models, research/slim/nets/inception_utils.py.
+    batch_norm_momentum = 0.9997
+    batch_norm_epsilon = 1e-3
+    stage_names = (
+        *("stem", "inception_a", "reduction_a", "inception_b", "reduction_b"),
+        *("inception_c", "head"),
+    )
+
+
+class InceptionResNetV1(InceptionResNet):
+    """Figure 15 with the modules of figures 10 to 14.
+
+    Args:
+        num_classes: width of the logits.
+        stem: "small" or "large".
+    """
+
+    def __init__(self, num_classes: int, *, stem: str = "large"):
+        super().__init__()
+        strides, padding = (1, "same") if stem == "small" else (2, "valid")
+        # Figure 14: V3's stem with a convolution in place of the second pooling.
+        convolutions = inception_stem(stem, last_pool=False)
+        last = ConvBatchNorm(256, 3, strides=strides, padding=padding)
+        self.stem = Chain([*convolutions, last])
+        self.inception_a = Chain([InceptionResNetA(256, (32, 32)) for _ in range(5)])
+        self.reduction_a = ReductionA(192, 192, 256, 384)
+        self.inception_b = Chain([InceptionResNetB(896, (128,) * 4) for _ in range(10)])
+        self.reduction_b = ReductionB((256, 256, 256))
+        self.inception_c = Chain([InceptionResNetC(1792, (192, 192)) for _ in range(5)])
+        self.head = Head(num_classes, dropout=0.2)
+
+
+class InceptionResNetV2(InceptionResNet):
+    """Figure 15 with the modules of figures 16 to 19, as released.
+
+    Args:
+        num_classes: width of the logits.
+        stem: "small" or "large".
+    """
+
+    def __init__(self, num_classes: int, *, stem: str = "large"):
+        super().__init__()
+        self.stem = Chain([*inception_stem(stem), InceptionA()])
+        self.inception_a = Chain([InceptionResNetA(320, (48, 64)) for _ in range(10)])
+        self.reduction_a = ReductionA(256, 256, 384, 384)
+        self.inception_b = Chain([InceptionResNetB(1088, (192, 128, 160, 192)) for _ in range(20)])
+        self.reduction_b = ReductionB((288, 288, 320))
+        modules = [InceptionResNetC(2080, (224, 256)) for _ in range(9)]
+        last = InceptionResNetC(2080, (224, 256), scale=1.0, relu=False)
+        self.inception_c = Chain([*modules, last, ConvBatchNorm(1536, 1)])
+        self.head = Head(num_classes, dropout=0.2)

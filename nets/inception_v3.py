@@ -1,0 +1,217 @@
+"""Inception V3.
+
+Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision", table 1 and
+figures 5 to 8 and 10: convolutions factorized into small and asymmetric ones, grids made smaller by
+a convolution and a pooling side by side, an auxiliary head with BatchNorm, and label smoothing.
+
+The paper gives few widths; they are those of the authors' released code (tensorflow/models,
+research/slim/nets/inception_v3.py), which is also what tf.keras.applications has. There the 5x5
+convolution of figure 5 is whole in one branch and two 3x3 in another, and dropout is 20%. What
+the code says of the whole net is beside each value.
+"""
+
+import tensorflow as tf
+
+from nets.layers import (
+    AvgPool,
+    Branches,
+    Chain,
+    Composite,
+    ConvBatchNorm,
+    Head,
+    MaxPool,
+    pad_to,
+    pool_by_thirds,
+)
+from nets.net import Net, Sizes
+
+
+class InceptionA(Branches):
+    """For the 35x35 grid: figure 5. 224 + `pool_proj` channels.
+
+    Args:
+        pool_proj: channels of the 1x1 convolution behind the pooling.
+    """
+
+    def __init__(self, pool_proj: int):
+        super().__init__(
+            [
+                [ConvBatchNorm(64, 1)],
+                [ConvBatchNorm(48, 1), ConvBatchNorm(64, 5)],
+                [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3), ConvBatchNorm(96, 3)],
+                [AvgPool(3), ConvBatchNorm(pool_proj, 1)],
+            ]
+        )
+
+
+class ReductionA(Branches):
+    """From the 35x35 grid to 17x17: figure 10. 480 channels and those of the input."""
+
+    def __init__(self):
+        super().__init__(
+            [
+                [ConvBatchNorm(384, 3, strides=2, padding="valid")],
+                [
+                    ConvBatchNorm(64, 1),
+                    ConvBatchNorm(96, 3),
+                    ConvBatchNorm(96, 3, strides=2, padding="valid"),
+                ],
+                [MaxPool(3, strides=2, padding="valid")],
+            ]
+        )
+
+
+class InceptionB(Branches):
+    """For the 17x17 grid: figure 6 with n = 7. 768 channels.
+
+    Args:
+        filters: channels inside of the factorized branches.
+    """
+
+    def __init__(self, filters: int):
+        super().__init__(
+            [
+                [ConvBatchNorm(192, 1)],
+                [
+                    ConvBatchNorm(filters, 1),
+                    ConvBatchNorm(filters, (1, 7)),
+                    ConvBatchNorm(192, (7, 1)),
+                ],
+                [
+                    ConvBatchNorm(filters, 1),
+                    ConvBatchNorm(filters, (7, 1)),
+                    ConvBatchNorm(filters, (1, 7)),
+                    ConvBatchNorm(filters, (7, 1)),
+                    ConvBatchNorm(192, (1, 7)),
+                ],
+                [AvgPool(3), ConvBatchNorm(192, 1)],
+            ]
+        )
+
+
+class ReductionB(Branches):
+    """From the 17x17 grid to 8x8. 512 channels and those of the input."""
+
+    def __init__(self):
+        super().__init__(
+            [
+                [ConvBatchNorm(192, 1), ConvBatchNorm(320, 3, strides=2, padding="valid")],
+                [
+                    ConvBatchNorm(192, 1),
+                    ConvBatchNorm(192, (1, 7)),
+                    ConvBatchNorm(192, (7, 1)),
+                    ConvBatchNorm(192, 3, strides=2, padding="valid"),
+                ],
+                [MaxPool(3, strides=2, padding="valid")],
+            ]
+        )
+
+
+def _expanded() -> Branches:
+    """1x3 and 3x1 convolutions side by side."""
+    return Branches([[ConvBatchNorm(384, (1, 3))], [ConvBatchNorm(384, (3, 1))]])
+
+
+class InceptionC(Branches):
+    """For the 8x8 grid: figure 7. 2,048 channels."""
+
+    def __init__(self):
+        super().__init__(
+            [
+                [ConvBatchNorm(320, 1)],
+                [ConvBatchNorm(384, 1), _expanded()],
+                [ConvBatchNorm(448, 1), ConvBatchNorm(384, 3), _expanded()],
+                [AvgPool(3), ConvBatchNorm(192, 1)],
+            ]
+        )
+
+
+class AuxiliaryHead(Composite):
+    """A small classifier with BatchNorm on an inner stage: figure 8.
+
+    5x5 average pooling with stride 3, a 1x1 convolution with 128 channels, a 5x5 convolution with
+    768 that leaves one pixel of a 17x17 grid, and a dense layer. What pixels a larger grid leaves
+    are averaged; a smaller one is pooled by what it has, and padded with zeros to 5x5 pixels.
+
+    Args:
+        num_classes: width of the logits.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.reduce = ConvBatchNorm(128, 1)
+        self.conv = ConvBatchNorm(768, 5, padding="valid", kernel_initializer=_normal(0.01))
+        self.head = Head(num_classes, kernel_initializer=_normal(0.001))
+
+    def call(self, x, *, training):
+        x = self.reduce(pool_by_thirds(x), training=training)
+        x = self.conv(pad_to(x, 5), training=training)
+        return self.head(x, training=training)
+
+
+def _normal(stddev: float):
+    return tf.keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+def inception_stem(stem: str, *, last_pool: bool = True) -> list:
+    """The stem's layers, which give 192 channels; the Inception-ResNets begin with them too.
+
+    The "large" one makes an image of 299x299 one of 35x35. The "small" one keeps the size: its
+    convolutions have no stride and pad their input, and its pools are left out.
+
+    Args:
+        stem: "small" or "large".
+        last_pool: whether the second pooling, the last layer, is there.
+    """
+    small = stem == "small"
+    strides, padding = (1, "same") if small else (2, "valid")
+
+    def pool():
+        return [] if small else [MaxPool(3, strides=2, padding="valid")]
+
+    return [
+        ConvBatchNorm(32, 3, strides=strides, padding=padding),
+        ConvBatchNorm(32, 3, padding=padding),
+        ConvBatchNorm(64, 3),
+        *pool(),
+        ConvBatchNorm(80, 1),
+        ConvBatchNorm(192, 3, padding=padding),
+        *(pool() if last_pool else []),
+    ]
+
+
+class InceptionV3(Net):
+    """Stem, three, four and two Inception modules with reductions between, one dense layer.
+
+    On 299x299 images the grids are 35x35, 17x17 and 8x8, with the small stem on 32x32 images 32x32,
+    15x15 and 7x7. What the small stem changes is in `inception_stem`.
+
+    Args:
+        num_classes: width of the logits.
+        stem: "small" or "large".
+        auxiliary: whether there is an auxiliary head behind the 17x17 modules.
+    """
+
+    smallest_size = Sizes(small=7, large=75)
+    label_smoothing = 0.1  # Section 7.
+    auxiliary_weight = 0.4  # tensorflow/models, research/slim/train_image_classifier.py
+    # tensorflow/models, research/slim/nets/inception_utils.py.
+    batch_norm_momentum = 0.9997
+    batch_norm_epsilon = 1e-3
+
+    def __init__(self, num_classes: int, *, stem: str = "large", auxiliary: bool = True):
+        super().__init__()
+        self.stem = Chain(inception_stem(stem))
+        self.inception_a = Chain([InceptionA(32), InceptionA(64), InceptionA(64)])
+        self.reduction_a = ReductionA()
+        self.inception_b = Chain([InceptionB(filters) for filters in (128, 160, 160, 192)])
+        self.reduction_b = ReductionB()
+        self.inception_c = Chain([InceptionC(), InceptionC()])
+        self.head = Head(num_classes, dropout=0.2)
+        self.stage_names = (
+            *("stem", "inception_a", "reduction_a", "inception_b", "reduction_b"),
+            *("inception_c", "head"),
+        )
+        if auxiliary:
+            self.auxiliary_b = AuxiliaryHead(num_classes)
+            self.auxiliary = (("inception_b", "auxiliary_b"),)
