@@ -65,18 +65,21 @@ class MetricsLog:
         return self._writers[split]
 
     def write(self, split: str, step: int, epoch: float, **figures: float) -> None:
-        """Logs a row.
+        """Logs a row. TensorBoard also gets the error, 1 - accuracy, which papers often plot.
 
         Raises:
             RunError: it cannot be written.
         """
         row = {"split": split, "step": step, "epoch": round(epoch, 4), **figures}
         self.rows.append(row)
+        charted = dict(figures)
+        if "top_1_accuracy" in figures:
+            charted["top_1_error"] = 1 - figures["top_1_accuracy"]
 
         def write():
             self._append(row)
             with self._writer(split).as_default(step=step):
-                for name, value in figures.items():
+                for name, value in charted.items():
                     tf.summary.scalar(name, value)
             self._writer(split).flush()
 

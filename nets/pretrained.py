@@ -13,6 +13,7 @@ scale of one. Its ResNets were trained on BGR images; here their first kernel is
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 
 import h5py
@@ -81,7 +82,9 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
         classes = _classes(path)
         top = {"include_top": False} if classes is None else {"classes": classes}
         model = make(weights=None, **top)
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Where Keras would leave a layer as it was.
+            model.load_weights(path)
     except Exception as error:  # Of a file that is something else, Keras says nearly anything.
         what = " ".join(str(error).split())[:200]
         raise PretrainedError(f"{source} does not hold weights for {name}: {what}") from error

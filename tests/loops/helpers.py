@@ -47,6 +47,29 @@ class Statistics(tf.keras.layers.Layer):
         return self.dense(images - mean)
 
 
+class TwoHeads(Linear):
+    """As `Linear`, with an auxiliary head on the same images."""
+
+    def __init__(self, classes=3):
+        super().__init__(classes)
+        self.other = tf.keras.layers.Dense(classes, dtype="float32")
+
+    def call(self, images, *, training):
+        logits, others = super().call(images, training=training), self.other(images)
+        return (logits, others) if training else logits
+
+
+class Drawing(Linear):
+    """As `Linear`, on images that are multiplied with random numbers in training."""
+
+    def __call__(self, images, *, training, seed=None, rows=None):
+        if training:
+            first, total = rows
+            numbers = tf.random.stateless_uniform((total, 4), seed)
+            images *= numbers[first : first + tf.shape(images)[0]]
+        return super().__call__(images, training=training)
+
+
 def make_state(strategy, net=Linear, optimizer="sgd", rate=0.1, ema=False, loss_scale=False, **kw):
     """A state with fixed weights for images [n, 4] and three classes."""
     tf.keras.utils.set_random_seed(1)
@@ -85,6 +108,14 @@ def take_steps(strategy, state, batches, **settings):
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
     step.run(iterator, tf.constant(len(batches)))
     return step
+
+
+def draws_by_hand(seed, step, total):
+    """What a `Drawing` multiplies the images of a step with."""
+    key = tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, 1], tf.int64), tf.constant(step, tf.int64)
+    )
+    return tf.random.stateless_uniform((total, 4), key).numpy()
 
 
 def weights(layer):

@@ -33,8 +33,16 @@ def test_a_row_is_in_the_file_and_in_tensorboard(tmp_path):
         {"split": "val", "step": 10, "epoch": 0.5, "loss": 1.5, "top_1_accuracy": 0.25},
     ]
     # The same tags in both, so that both curves share a chart.
-    assert scalars(tmp_path / "train") == {(10, "loss"): 1.25, (10, "top_1_accuracy"): 0.5}
-    assert scalars(tmp_path / "val") == {(10, "loss"): 1.5, (10, "top_1_accuracy"): 0.25}
+    assert scalars(tmp_path / "train") == {
+        (10, "loss"): 1.25,
+        (10, "top_1_accuracy"): 0.5,
+        (10, "top_1_error"): 0.5,
+    }
+    assert scalars(tmp_path / "val") == {
+        (10, "loss"): 1.5,
+        (10, "top_1_accuracy"): 0.25,
+        (10, "top_1_error"): 0.75,
+    }
 
 
 def test_rows_behind_the_checkpoint_are_dropped(tmp_path):

@@ -7,11 +7,15 @@ import tensorflow as tf
 from loops.optimizer import is_decayed
 from loops.schedule import LearningRate
 from tests.loops.helpers import (
+    Drawing,
     Linear,
     Statistics,
+    TwoHeads,
+    draws_by_hand,
     examples,
     gradients_by_hand,
     make_state,
+    softmax,
     take_steps,
     weights,
 )
@@ -39,6 +43,37 @@ def test_nesterov_by_hand(one_replica):
         steps = [0.9 * m - 0.1 * g for m, g in zip(moments, gradients, strict=True)]
         take_steps(one_replica, state, [batch])
         assert_close(weights(state.net), [w + s for w, s in zip(before, steps, strict=True)])
+
+
+def test_an_auxiliary_head_counts_by_its_weight(strategy):
+    """Each head gets the gradient of its own loss, and the metrics are the net's own."""
+    state, (images, labels) = make_state(strategy, net=TwoHeads, momentum=0.0), examples()
+    before = weights(state.net)
+    own = gradients_by_hand(state.net, images, labels, smoothing=0.1)
+    alike = Linear()
+    alike.dense = state.net.other
+    other = gradients_by_hand(alike, images, labels, smoothing=0.1)
+    kernel, bias = before[:2]
+    logits = images @ kernel + bias
+    target = np.eye(3)[labels] * 0.9 + 0.1 / 3
+    loss = -np.sum(target * np.log(softmax(logits)))
+    take_steps(strategy, state, [(images, labels)], auxiliary_weight=0.3, label_smoothing=0.1)
+    gradients = [*own, *(0.3 * g for g in other)]
+    assert_close(weights(state.net), [w - 0.1 * g for w, g in zip(before, gradients, strict=True)])
+    assert state.window["loss"].numpy() == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_draws_belong_to_step_and_example(strategy, accumulation):
+    """The same on any number of replicas and parts: an update by hand, twice."""
+    state, (images, labels) = make_state(strategy, net=Drawing, momentum=0.0), examples()
+    for step in range(2):
+        before = weights(state.net)
+        drawn = images * draws_by_hand(5, step, len(images))
+        gradients = gradients_by_hand(state.net, drawn, labels)
+        take_steps(strategy, state, [(images, labels)], seed=5, accumulation=accumulation)
+        expected = [w - 0.1 * g for w, g in zip(before, gradients, strict=True)]
+        assert_close(weights(state.net), expected)
 
 
 @pytest.mark.parametrize(("name", "decoupled"), [("sgd", False), ("adamw", True)])

@@ -1,0 +1,54 @@
+"""Whether every net trains at all: its first steps.
+
+    python benchmarks/first_steps.py                       # every net, about half an hour
+    python benchmarks/first_steps.py inception_v3 resnet50
+
+Each net makes 40 updates on real digits with its small stem, through train.py, and its training
+loss must fall: the mean of steps 31 to 40 against that of steps 1 to 10. A line for each net, and
+exit code 1 if one did not.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+SETTINGS = ("--dataset=digits", "--epochs=2", "--batch_size=64", "--learning_rate=0.02")
+
+
+def losses(name: str, directory: pathlib.Path) -> list[float]:
+    """Training loss in nats of a new run of a net, a mean over every 10 steps."""
+    run_dir = directory / name
+    command = (f"--net={name}", *SETTINGS, "--log_steps=10", f"--run_dir={run_dir}")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr}")
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["split"] == "train" and row["step"] % 10 == 0]
+
+
+def main() -> None:
+    """Runs the nets that are named, or all."""
+    import nets
+
+    failed = 0
+    with tempfile.TemporaryDirectory() as directory:
+        for name in sys.argv[1:] or nets.NETS:
+            found = losses(name, pathlib.Path(directory))
+            falls = found[-1] < found[0]
+            failed += not falls
+            figures = " ".join(f"{loss:7.4f}" for loss in found)
+            print(f"{name:<22} {figures}  {'falls' if falls else 'DOES NOT FALL'}", flush=True)
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

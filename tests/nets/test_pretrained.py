@@ -1,0 +1,118 @@
+"""Our nets are the functions that tf.keras.applications has, with its weights."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import nets
+from nets import pretrained
+
+SIZES = {"inception_v3": 75, "inception_resnet_v2": 75}
+
+
+def keras_model(name, classes=7, **kwargs):
+    """The Keras model with random weights, biases and statistics too."""
+    size = SIZES.get(name, 64)
+    make = getattr(tf.keras.applications, pretrained._APPLICATIONS[name].keras_name)
+    kwargs = {"input_shape": (size, size, 3), "classifier_activation": None, **kwargs}
+    model = make(weights=None, classes=classes, **kwargs)
+    generator = np.random.default_rng(1)
+    for weight in model.weights:
+        if weight.name == "gamma":
+            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+        elif weight.name == "moving_variance":
+            # So low in the Inceptions that the image still counts after a hundred layers.
+            low, high = (0.05, 0.25) if name in SIZES else (0.5, 1.5)
+            weight.assign(generator.uniform(low, high, weight.shape))
+        elif weight.name in ("moving_mean", "beta", "bias"):
+            weight.assign(generator.normal(0, 0.1, weight.shape))
+    return model
+
+
+def build(name, classes=7):
+    tf.keras.utils.set_random_seed(2)
+    size = SIZES.get(name, 64)
+    return nets.build(name, num_classes=classes, image_shape=(size, size, 3), stem="large")
+
+
+def pixels(size):
+    return np.random.default_rng(3).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inception_v3", "inception_resnet_v2", "resnet50", "resnet101", "resnet152", "resnet50_v2"],
+)
+def test_logits_are_those_of_keras(name):
+    """On the same photos, each net given them as it wants them, to 1e-4."""
+    model, net = keras_model(name), build(name)
+    assert pretrained.copy_weights(name, model, net)
+    rgb = pixels(SIZES.get(name, 64))
+    mode = "caffe" if name in ("resnet50", "resnet101", "resnet152") else "tf"
+    theirs = tf.keras.applications.imagenet_utils.preprocess_input(rgb.copy(), mode=mode)
+    expected = model(theirs, training=False).numpy()
+    mean, std = (np.array(x, np.float32) for x in pretrained.normalization(name))
+    logits = net((rgb / 255 - mean) / std, training=False).numpy()
+    # What the images change in the logits is what is compared, not what all have in common.
+    scale = np.abs(expected - expected.mean(0)).max()
+    assert scale > 0.02 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() < 1e-4 * scale
+
+
+def test_every_weight_is_copied():
+    model, net = keras_model("resnet50_v2"), build("resnet50_v2")
+    before = [v.numpy() for v in net.variables]
+    pretrained.copy_weights("resnet50_v2", model, net)
+    for variable, old in zip(net.variables, before, strict=True):
+        assert np.any(variable.numpy() != old), variable.path
+
+
+def test_another_number_of_classes_keeps_the_head():
+    model, net = keras_model("resnet50", classes=4), build("resnet50", classes=7)
+    head = net.head.dense.kernel.numpy()
+    assert not pretrained.copy_weights("resnet50", model, net)
+    np.testing.assert_array_equal(net.head.dense.kernel, head)
+    kernel = model.get_layer("conv5_block3_3_conv").kernel
+    np.testing.assert_array_equal(net.stage_4.block_2.residual.block_2.conv.conv.kernel, kernel)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5"])
+@pytest.mark.parametrize("top", [True, False])
+def test_files(ending, top, tmp_path):
+    path = str(tmp_path / ("model" + ending))
+    model = keras_model("resnet50", classes=5, include_top=top)
+    (model.save if ending == ".h5" else model.save_weights)(path)
+    loaded = pretrained.load("resnet50", path, channels=3, stem="large")
+    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert pretrained.copy_weights("resnet50", loaded, build("resnet50", classes=5)) is top
+
+
+def test_what_is_no_use_is_named(tmp_path):
+    def refused(match, name="resnet50", source="keras", channels=3, stem="large"):
+        with pytest.raises(pretrained.PretrainedError, match=match):
+            pretrained.load(name, source, channels=channels, stem=stem)
+
+    refused("no Keras weights for resnet18; there are for inception_v3, ", name="resnet18")
+    refused("these have 1", channels=1)
+    refused("not the small", stem="small")
+    refused("/no/such is neither a file of weights nor the word keras", source="/no/such")
+    (tmp_path / "text.h5").write_text("weights")
+    refused("text.h5 is not an HDF5 file", source=str(tmp_path / "text.h5"))
+    deeper = tmp_path / "deeper.weights.h5"
+    tf.keras.applications.ResNet101(weights=None).save_weights(deeper)
+    refused("deeper.weights.h5 does not hold weights for resnet50", source=str(deeper))
+    refused("does not hold weights for resnet50_v2", "resnet50_v2", source=str(deeper))
+    other = tmp_path / "other.weights.h5"
+    model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(2)])
+    model.save_weights(other)
+    refused("other.weights.h5 does not hold weights for resnet50", source=str(other))
+
+
+def test_a_model_that_does_not_fit_changes_nothing():
+    model, net = keras_model("resnet50"), build("resnet101")
+    before = [v.numpy() for v in net.variables]
+    with pytest.raises(pretrained.PretrainedError, match="do not fit this net, resnet101"):
+        pretrained.copy_weights("resnet101", model, net)
+    for variable, old in zip(net.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
