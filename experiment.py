@@ -157,7 +157,7 @@ def make_plan(config: dict) -> tuple[Plan, LearningRate]:
 
 
 def _make_state(
-    config: dict, learning_rate: LearningRate, strategy, start: tf.keras.Model | None
+    config: dict, learning_rate: LearningRate, strategy, start: tf.keras.Model | None, terminal
 ) -> TrainState:
     """Every variable of a run, made eagerly in the strategy's scope, before anything is traced."""
     flags = config["flags"]
@@ -165,7 +165,8 @@ def _make_state(
     with strategy.scope():
         net = build_net(config)
         if start is not None:
-            pretrained.copy_weights(flags["net"], start, net)
+            head = pretrained.copy_weights(flags["net"], start, net)
+            terminal.line(f"start  {flags['init_from']}; the head is {'its' if head else 'new'}")
         ema_net = build_net(config) if flags["ema_decay"] else None
         optimizer = make_optimizer(
             flags["optimizer"], net, learning_rate, momentum=flags["momentum"]
@@ -256,10 +257,10 @@ def _command(raw_flags: dict, dataset: data.Dataset) -> dict:
     """The configuration that a command asks for."""
     command = {"flags": resolve(raw_flags, dataset), "data": describe(dataset)}
     flags = command["flags"]
-    nets.check_size(flags["net"], dataset.image_shape, flags["stem"])
     if flags["init_from"]:
         mean, std = pretrained.normalization(flags["net"])
         command["data"].update(mean=list(mean), std=list(std))
+    nets.check_size(flags["net"], dataset.image_shape, flags["stem"])
     return command
 
 
@@ -301,7 +302,7 @@ def train(raw_flags: dict) -> None:
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
         return
 
-    state = _make_state(command, learning_rate, strategy, start)
+    state = _make_state(command, learning_rate, strategy, start, terminal)
     checkpoints = Checkpoints(state, run_dir, raw_flags["keep_checkpoints"])
     checkpoints.restore_last()
     log = MetricsLog(run_dir, state.step)

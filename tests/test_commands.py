@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 from PIL import Image
 
@@ -310,12 +311,67 @@ def test_no_validation_split(tmp_path, capsys):
         (["--crop_padding=8"], "crop_padding=8 must be smaller than the images"),
         (["--mixup=0.2", "--batch_size=7"], "batch_size=7 is odd"),
         (["--warmup_epochs=2"], "--warmup_epochs=2 must be less than --epochs=2"),
+        (["--num_classes=3"], "--num_classes=3: digits has 10 classes"),
+        (["--net=inception_v3", "--stem=large"], "takes them from 75x75; --stem=small takes them"),
+        (["--net=inception_v3", "--image_size=6"], "with its small stem takes them from 7x7"),
+        (["--init_from=keras"], "no Keras weights for inception10; there are for inception_v3"),
+        (["--net=resnet50", "--init_from=keras"], "images of 8x8 are too small for resnet50"),
+        (["--net=resnet50", "--init_from=keras", "--image_size=32"], "3 channels; these have 1"),
+        (["--net=resnet50", "--init_from=keras", "--stem=small"], "these have 1"),
     ],
 )
 def test_bad_training_is_one_line_and_leaves_nothing(args, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, "train.py", *QUICK[:2], *args)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_describe_needs_no_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call("train.py", "--net=resnet50", "--describe", "--image_size=224", "--num_classes=1000")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "parameters: 25,557,032 trainable, 53,120 not"
+    assert lines[-3].split() == ["total", "25,557,032", "3,857,973,248"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_describe_refuses_what_training_would(capsys):
+    args = ("--describe", "--net=inception_v4", "--stem=large")
+    assert "images of 32x32 are too small" in refused(capsys, "train.py", *args)
+
+
+def test_starting_from_keras_weights(tmp_path, capsys):
+    """An update too small to count leaves Keras' weights, and a resume needs no file."""
+    for name, shade in (("dark", 40), ("light", 200)):
+        for i in range(8):
+            path = tmp_path / "shades" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (shade + i, shade, shade - i)).save(path)
+    model = tf.keras.applications.ResNet50(weights=None, classes=5)
+    model.save_weights(tmp_path / "resnet50.weights.h5")
+    args = (
+        "--net=resnet50", "--dataset=folder", f"--data_dir={tmp_path / 'shades'}", "--device=cpu",
+        "--image_size=32", f"--init_from={tmp_path / 'resnet50.weights.h5'}", "--epochs=1",
+        "--batch_size=4", "--learning_rate=1e-12", "--ema_decay=0.5",
+        f"--run_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    call("train.py", *args)
+    assert "resnet50.weights.h5; the head is new" in capsys.readouterr().out
+    config = read(tmp_path / "run" / "config.json")
+    assert config["flags"]["stem"] == "large"
+    assert config["data"]["std"] == [1 / 255] * 3
+    checkpoint = tf.train.load_checkpoint(
+        tf.train.latest_checkpoint(tmp_path / "run" / "checkpoints")
+    )
+    kernel = "/stage_3/block_5/residual/block_1/conv/conv/_kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    theirs = model.get_layer("conv4_block6_2_conv").kernel
+    for part in ("net", "ema_net"):
+        np.testing.assert_allclose(checkpoint.get_tensor(part + kernel), theirs, atol=1e-6)
+    (tmp_path / "resnet50.weights.h5").unlink()
+    (tmp_path / "run" / "result.json").unlink()
+    capsys.readouterr()
+    call("train.py", *args)
+    assert "goes on from step" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
