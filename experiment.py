@@ -267,7 +267,7 @@ def _command(raw_flags: dict, dataset: data.Dataset) -> dict:
 def _start(command: dict, run_dir: pathlib.Path) -> tf.keras.Model | None:
     """The Keras model whose weights a run starts from; None if there is none, or a checkpoint."""
     flags = command["flags"]
-    if not flags["init_from"] or tf.train.latest_checkpoint(str(run_dir / "checkpoints")):
+    if not flags["init_from"] or any((run_dir / "checkpoints").glob("step-*.index")):
         return None
     channels = command["data"]["image_shape"][-1]
     return pretrained.load(flags["net"], flags["init_from"], channels=channels, stem=flags["stem"])
