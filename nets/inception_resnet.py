@@ -15,10 +15,8 @@ no code was released, is as its figures, with the same scales.
 
 import tensorflow as tf
 
-from nets.inception_v3 import inception_stem
-from nets.inception_v4 import ReductionA
+from nets.inception_v3 import InceptionA, ReductionA, inception_stem
 from nets.layers import (
-    AvgPool,
     Branches,
     Chain,
     Composite,
@@ -135,20 +133,6 @@ class ReductionB(Branches):
         )
 
 
-class InceptionA(Branches):
-    """The module between the stem and the residual ones in v2: "mixed_5b" in the code."""
-
-    def __init__(self):
-        super().__init__(
-            [
-                [ConvBatchNorm(96, 1)],
-                [ConvBatchNorm(48, 1), ConvBatchNorm(64, 5)],
-                [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3), ConvBatchNorm(96, 3)],
-                [AvgPool(3), ConvBatchNorm(64, 1)],
-            ]
-        )
-
-
 class InceptionResNet(Net):
     """What both versions have: three stages of residual modules, dropout of 20%, one dense layer.
 
@@ -200,7 +184,8 @@ class InceptionResNetV2(InceptionResNet):
 
     def __init__(self, num_classes: int, *, stem: str = "large"):
         super().__init__()
-        self.stem = Chain([*inception_stem(stem), InceptionA()])
+        # The last module is "mixed_5b" in the code.
+        self.stem = Chain([*inception_stem(stem), InceptionA(64, n1x1=96)])
         self.inception_a = Chain([InceptionResNetA(320, (48, 64)) for _ in range(10)])
         self.reduction_a = ReductionA(256, 256, 384, 384)
         self.inception_b = Chain([InceptionResNetB(1088, (192, 128, 160, 192)) for _ in range(20)])

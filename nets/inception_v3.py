@@ -27,16 +27,17 @@ from nets.net import Net, Sizes
 
 
 class InceptionA(Branches):
-    """For the 35x35 grid: figure 5. 224 + `pool_proj` channels.
+    """For the 35x35 grid: figure 5. 160 + `n1x1` + `pool_proj` channels.
 
     Args:
         pool_proj: channels of the 1x1 convolution behind the pooling.
+        n1x1: channels of the 1x1 branch.
     """
 
-    def __init__(self, pool_proj: int):
+    def __init__(self, pool_proj: int, *, n1x1: int = 64):
         super().__init__(
             [
-                [ConvBatchNorm(64, 1)],
+                [ConvBatchNorm(n1x1, 1)],
                 [ConvBatchNorm(48, 1), ConvBatchNorm(64, 5)],
                 [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3), ConvBatchNorm(96, 3)],
                 [AvgPool(3), ConvBatchNorm(pool_proj, 1)],
@@ -45,16 +46,20 @@ class InceptionA(Branches):
 
 
 class ReductionA(Branches):
-    """From the 35x35 grid to 17x17: figure 10. 480 channels and those of the input."""
+    """From the 35x35 grid to 17x17: figure 10. n + m channels and those of the input.
 
-    def __init__(self):
+    Args:
+        k, l, m, n: filters, named as in Szegedy et al. 2016, figure 7.
+    """
+
+    def __init__(self, k: int, l: int, m: int, n: int):  # noqa: E741, the figure's letters
         super().__init__(
             [
-                [ConvBatchNorm(384, 3, strides=2, padding="valid")],
+                [ConvBatchNorm(n, 3, strides=2, padding="valid")],
                 [
-                    ConvBatchNorm(64, 1),
-                    ConvBatchNorm(96, 3),
-                    ConvBatchNorm(96, 3, strides=2, padding="valid"),
+                    ConvBatchNorm(k, 1),
+                    ConvBatchNorm(l, 3),
+                    ConvBatchNorm(m, 3, strides=2, padding="valid"),
                 ],
                 [MaxPool(3, strides=2, padding="valid")],
             ]
@@ -107,9 +112,9 @@ class ReductionB(Branches):
         )
 
 
-def _expanded() -> Branches:
-    """1x3 and 3x1 convolutions side by side."""
-    return Branches([[ConvBatchNorm(384, (1, 3))], [ConvBatchNorm(384, (3, 1))]])
+def expanded(filters: int) -> Branches:
+    """1x3 and 3x1 convolutions side by side, each with `filters` channels."""
+    return Branches([[ConvBatchNorm(filters, (1, 3))], [ConvBatchNorm(filters, (3, 1))]])
 
 
 class InceptionC(Branches):
@@ -119,8 +124,8 @@ class InceptionC(Branches):
         super().__init__(
             [
                 [ConvBatchNorm(320, 1)],
-                [ConvBatchNorm(384, 1), _expanded()],
-                [ConvBatchNorm(448, 1), ConvBatchNorm(384, 3), _expanded()],
+                [ConvBatchNorm(384, 1), expanded(384)],
+                [ConvBatchNorm(448, 1), ConvBatchNorm(384, 3), expanded(384)],
                 [AvgPool(3), ConvBatchNorm(192, 1)],
             ]
         )
@@ -203,7 +208,7 @@ class InceptionV3(Net):
         super().__init__()
         self.stem = Chain(inception_stem(stem))
         self.inception_a = Chain([InceptionA(32), InceptionA(64), InceptionA(64)])
-        self.reduction_a = ReductionA()
+        self.reduction_a = ReductionA(64, 96, 96, 384)
         self.inception_b = Chain([InceptionB(filters) for filters in (128, 160, 160, 192)])
         self.reduction_b = ReductionB()
         self.inception_c = Chain([InceptionC(), InceptionC()])

@@ -1,12 +1,13 @@
 """Inception V4.
 
 Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
-Learning", figures 3 to 9, with the filters of table 1 in Reduction-A. Padding is "same" except
-where a figure has a V. The figures show no auxiliary head, and there is none here. In which order
-the 1x7 and 7x1 convolutions come is as in the authors' released code (tensorflow/models,
-research/slim/nets/inception_v4.py), as is what is said of the whole net.
+Learning", figures 3 to 9, with the filters of table 1 in Reduction-A, which is Inception V3's.
+Padding is "same" except where a figure has a V. The figures show no auxiliary head, and there is
+none here. In which order the 1x7 and 7x1 convolutions come is as in the authors' released code
+(tensorflow/models, research/slim/nets/inception_v4.py), as is what is said of the whole net.
 """
 
+from nets.inception_v3 import ReductionA, expanded
 from nets.layers import AvgPool, Branches, Chain, ConvBatchNorm, Head, MaxPool
 from nets.net import Net, Sizes
 
@@ -21,27 +22,6 @@ class InceptionA(Branches):
                 [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3)],
                 [ConvBatchNorm(64, 1), ConvBatchNorm(96, 3), ConvBatchNorm(96, 3)],
                 [AvgPool(3), ConvBatchNorm(96, 1)],
-            ]
-        )
-
-
-class ReductionA(Branches):
-    """From the 35x35 grid to 17x17: figure 7. n + m channels and those of the input.
-
-    Args:
-        k, l, m, n: filters, a row of table 1.
-    """
-
-    def __init__(self, k: int, l: int, m: int, n: int):  # noqa: E741, the table's letters
-        super().__init__(
-            [
-                [ConvBatchNorm(n, 3, strides=2, padding="valid")],
-                [
-                    ConvBatchNorm(k, 1),
-                    ConvBatchNorm(l, 3),
-                    ConvBatchNorm(m, 3, strides=2, padding="valid"),
-                ],
-                [MaxPool(3, strides=2, padding="valid")],
             ]
         )
 
@@ -84,11 +64,6 @@ class ReductionB(Branches):
         )
 
 
-def _expanded() -> Branches:
-    """1x3 and 3x1 convolutions side by side."""
-    return Branches([[ConvBatchNorm(256, (1, 3))], [ConvBatchNorm(256, (3, 1))]])
-
-
 class InceptionC(Branches):
     """For the 8x8 grid: figure 6. 1,536 channels."""
 
@@ -96,12 +71,12 @@ class InceptionC(Branches):
         super().__init__(
             [
                 [ConvBatchNorm(256, 1)],
-                [ConvBatchNorm(384, 1), _expanded()],
+                [ConvBatchNorm(384, 1), expanded(256)],
                 [
                     ConvBatchNorm(384, 1),
                     ConvBatchNorm(448, (3, 1)),
                     ConvBatchNorm(512, (1, 3)),
-                    _expanded(),
+                    expanded(256),
                 ],
                 [AvgPool(3), ConvBatchNorm(256, 1)],
             ]
