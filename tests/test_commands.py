@@ -390,3 +390,25 @@ def test_bad_evaluation_is_one_line(finished, args, message, capsys, tmp_path, m
     monkeypatch.chdir(tmp_path)
     args = [arg.format(run=finished[0]) for arg in args]
     assert message in refused(capsys, "eval.py", *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--net=inception_v3"], {"label_smoothing": 0.1, "stem": "small"}),
+        (["--net=inception_v3", "--epochs=5"], {"batch_norm_momentum": 0.9}),
+        (["--net=inception_v3", "--label_smoothing=0"], {"label_smoothing": 0}),
+        # 1,295 examples are 1,012 steps of 128 in 100 epochs, and 202,344 in 20,000.
+        (["--net=inception_v3", "--epochs=100"], {"batch_norm_momentum": 0.9506}),
+        (["--net=inception_v3", "--epochs=20000"], {"batch_norm_momentum": 0.9997}),
+        (["--net=inception_v3", "--batch_norm_momentum=0.5"], {"batch_norm_momentum": 0.5}),
+        (["--net=resnet18", "--epochs=20000"], {"label_smoothing": 0, "batch_norm_momentum": 0.9}),
+        (["--net=resnet50", "--init_from=keras"], {"stem": "large", "init_from": "keras"}),
+    ],
+)  # fmt: skip
+def test_defaults_that_depend_on_the_net(args, expected):
+    command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
+    found = experiment.resolve(command, experiment.data.load("digits", val_fraction=0.1))
+    assert {name: found[name] for name in expected} == expected
+    # What only a command needs is no part of a run.
+    assert not {"describe", "num_classes", "run_dir"} & set(found)
