@@ -272,3 +272,55 @@ def test_draws_of_a_net_come_from_the_seed(name):
     first, again, other = (gradients(net, x, seed=(0, s))[0][0].numpy() for s in (1, 1, 2))
     np.testing.assert_allclose(first, again, rtol=1e-4, atol=1e-4)
     assert np.abs(first - other).max() > 1e-3
+
+
+def layout(branches):
+    """Each branch as text: kernels, pools, and what is side by side."""
+
+    def text(layer):
+        if hasattr(layer, "branches"):
+            return "[" + " | ".join(map(text, layer.branches)) + "]"
+        if hasattr(layer, "blocks"):
+            return " ".join(map(text, layer.blocks))
+        if hasattr(layer, "conv"):
+            height, width = layer.conv.conv.kernel_size
+            return f"{height}x{width}"
+        return type(layer).__name__
+
+    return [text(branch) for branch in branches.branches]
+
+
+def test_layout_of_inception_v4():
+    """Szegedy et al. 2016, figures 3 to 8, with the released code's order of 1x7 and 7x1."""
+    net = nets.NETS["inception_v4"](10)
+    assert layout(net.stem.block_3) == ["MaxPool", "3x3"]
+    assert layout(net.stem.block_4) == ["1x1 3x3", "1x1 1x7 7x1 3x3"]
+    assert layout(net.stem.block_5) == ["3x3", "MaxPool"]
+    assert layout(net.inception_a.block_0) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "AvgPool 1x1"]
+    assert layout(net.reduction_a) == ["3x3", "1x1 3x3 3x3", "MaxPool"]
+    assert layout(net.inception_b.block_0) == [
+        "1x1", "1x1 1x7 7x1", "1x1 7x1 1x7 7x1 1x7", "AvgPool 1x1",
+    ]  # fmt: skip
+    assert layout(net.reduction_b) == ["1x1 3x3", "1x1 1x7 7x1 3x3", "MaxPool"]
+    assert layout(net.inception_c.block_0) == [
+        "1x1", "1x1 [1x3 | 3x1]", "1x1 3x1 1x3 [1x3 | 3x1]", "AvgPool 1x1",
+    ]  # fmt: skip
+
+
+def test_layout_of_inception_resnet_v1():
+    """Szegedy et al. 2016, figures 10 to 13."""
+    net = nets.NETS["inception_resnet_v1"](10)
+    assert layout(net.inception_a.block_0.inception) == ["1x1", "1x1 3x3", "1x1 3x3 3x3"]
+    assert layout(net.inception_b.block_0.inception) == ["1x1", "1x1 1x7 7x1"]
+    assert layout(net.reduction_b) == ["1x1 3x3", "1x1 3x3", "1x1 3x3 3x3", "MaxPool"]
+    assert layout(net.inception_c.block_0.inception) == ["1x1", "1x1 1x3 3x1"]
+
+
+def test_layout_of_inception_v1_and_v2():
+    """GoogLeNet pools by maximum; BN-Inception by the mean but in 5b (figure 5)."""
+    net = nets.NETS["inception_v1"](10)
+    assert layout(net.inception_5b) == ["1x1", "1x1 3x3", "1x1 5x5", "MaxPool 1x1"]
+    net = nets.NETS["inception_v2"](10)
+    assert layout(net.inception_5a) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "AvgPool 1x1"]
+    assert layout(net.inception_5b) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "MaxPool 1x1"]
+    assert layout(net.inception_4e) == ["1x1 3x3", "1x1 3x3 3x3", "MaxPool"]
