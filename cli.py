@@ -18,7 +18,7 @@ EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128
 
 # Flags that say where and how fast a run is made. They may change when it is resumed.
-FREE_FLAGS = ("data_dir", "device", "jit", "keep_checkpoints", "num_gpus", "save_minutes")
+FREE_FLAGS = ("data_dir", "device", "keep_checkpoints", "num_gpus", "save_minutes")
 # Of those, the ones that are no part of a run's name either.
 UNNAMED_FLAGS = ("data_dir", "keep_checkpoints", "save_minutes")
 # Flags that are no part of a run's configuration.
@@ -100,6 +100,9 @@ class _Define:
 
     def string(self, name, default, help_text):
         self._add(flags.DEFINE_string, name, default, help_text)
+
+    def not_empty(self, name, message):
+        self._check(name, lambda value: value != "", message)
 
     def boolean(self, name, default, help_text):
         self._add(flags.DEFINE_boolean, name, default, help_text)
@@ -187,6 +190,7 @@ def _define_net(define: _Define) -> None:
         "inception_resnet_v2, resnet50 to resnet152 and their _v2), or a file of such weights, "
         ".h5 or .weights.h5. Images are then normalized as the weights need it.",
     )
+    define.not_empty("init_from", "must be keras or a file")
     define.boolean(
         "describe",
         False,
@@ -194,7 +198,10 @@ def _define_net(define: _Define) -> None:
         "32) and --num_classes (default 10), and leave.",
     )
     define.integer(
-        "num_classes", None, "Classes for --describe. In training they are the dataset's."
+        "num_classes",
+        None,
+        "Classes for --describe. In training they are the dataset's.",
+        highest=1_000_000,
     )
 
 
@@ -221,6 +228,7 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         None,
         "Height and width in pixels that images are brought to. Default: the dataset's own; 64 "
         "for folder.",
+        highest=4096,
     )
     define.number(
         "val_fraction",
@@ -319,7 +327,11 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         "Precision of the net's arithmetic; weights stay float32.",
         ("float32", "mixed_bfloat16", "mixed_float16"),
     )
-    define.boolean("jit", False, "Compile the forward and backward pass with XLA.")
+    define.boolean(
+        "jit",
+        False,
+        "Compile the forward and backward pass with XLA, which draws other numbers for dropout.",
+    )
 
     # What is kept, and how often.
     define.string(

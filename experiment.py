@@ -56,7 +56,7 @@ def resolve(flags: dict, dataset: data.Dataset) -> dict:
     learning_rate, weight_decay = _DEFAULTS[flags["optimizer"]]
     net = nets.net_class(flags["net"])
     defaults = {
-        "stem": "large" if flags["init_from"] else nets.default_stem(dataset.image_shape),
+        "stem": _default_stem(flags, dataset.image_shape),
         "label_smoothing": net.label_smoothing,
         "batch_norm_momentum": _batch_norm_momentum(net, flags, dataset),
         "learning_rate": learning_rate,
@@ -82,6 +82,11 @@ def _batch_norm_momentum(net: type[nets.Net], flags: dict, dataset: data.Dataset
     examples = len(dataset.splits["train"].labels)
     steps = Plan(flags["epochs"], examples, flags["batch_size"]).total_steps
     return min(net.batch_norm_momentum, max(0.9, round(1 - 50 / steps, 4)))
+
+
+def _default_stem(flags: dict, image_shape: tuple[int, int, int]) -> str:
+    """What suits the images, or the weights that the run starts from."""
+    return "large" if flags["init_from"] else nets.default_stem(image_shape)
 
 
 def describe(dataset: data.Dataset) -> dict:
@@ -234,7 +239,7 @@ def _print_table(flags: dict, terminal: Terminal) -> None:
         flags["net"],
         num_classes=flags["num_classes"] or 10,
         image_shape=shape,
-        stem=flags["stem"],
+        stem=flags["stem"] or _default_stem(flags, shape),
         auxiliary=flags["auxiliary"],
     )
     terminal.line(table(net, shape))

@@ -9,7 +9,8 @@ Where the figures and the authors' released code (tensorflow/models,
 research/slim/nets/inception_resnet_v2.py) differ, v2 is as the code and tf.keras.applications are:
 the stem is Inception V3's with one Inception module behind it, where figure 15 has Inception V4's;
 modules and widths are those of the code; the scales are 0.17, 0.1 and 0.2, the last module is
-neither scaled nor followed by ReLU, and a 1x1 convolution stands before the pooling. V1, of which
+neither scaled nor followed by ReLU, and a 1x1 convolution stands before the pooling. The code's
+auxiliary head, which no figure shows, is left out. V1, of which
 no code was released, is as its figures, with the same scales.
 """
 
@@ -41,7 +42,8 @@ class ResidualModule(Composite):
     def __init__(self, branches: list, filters: int, *, scale: float, relu: bool = True):
         super().__init__()
         self.inception = Branches(branches)
-        self.expand = Convolution(filters, 1)
+        # Slim's default (Glorot & Bengio 2010), since no BatchNorm levels this one's scale.
+        self.expand = Convolution(filters, 1, kernel_initializer="glorot_uniform")
         self.scale = scale
         self.relu = relu
 
@@ -142,7 +144,7 @@ class InceptionResNet(Net):
     """
 
     smallest_size = Sizes(small=7, large=75)
-    # tensorflow/models, research/slim/nets/inception_utils.py.
+    # tensorflow/models, research/slim/nets/inception_resnet_v2.py, inception_resnet_v2_arg_scope.
     batch_norm_momentum = 0.9997
     batch_norm_epsilon = 1e-3
     stage_names = (

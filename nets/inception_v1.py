@@ -6,8 +6,9 @@ convolution, while figure 3 and section 5 have the full 7x7 convolution that is 
 
 The paper trains without BatchNorm, with local response normalization (LRN); `batch_norm=True` is
 the form in which the net is mostly used since, with BatchNorm after every convolution and no LRN.
-What the paper leaves open is as in the BVLC Caffe model (models/bvlc_googlenet/train_val.prototxt):
-LRN's constants, initial weights after Glorot & Bengio 2010, initial biases 0.2.
+What the paper leaves open is after the BVLC Caffe model (models/bvlc_googlenet/train_val.prototxt):
+LRN's constants, initial biases 0.2, and initial weights after Glorot & Bengio 2010, here by the mean
+of fan-in and fan-out.
 """
 
 import functools
@@ -98,7 +99,9 @@ class AuxiliaryHead(Composite):
     def __init__(self, num_classes: int, conv):
         super().__init__()
         self.conv = conv(128, 1)
-        self.hidden = tf.keras.layers.Dense(1024, activation="relu")
+        self.hidden = tf.keras.layers.Dense(
+            1024, activation="relu", bias_initializer=tf.keras.initializers.Constant(0.2)
+        )
         self.dropout = Dropout(0.7)
         self.dense = tf.keras.layers.Dense(num_classes, dtype="float32")
 

@@ -7,7 +7,9 @@ convolution is separable, with depth multiplier 8. Local response normalization 
 (section 4.2.1), and so are the auxiliary heads: there is no dense layer but the last.
 
 In modules 4c and 4d the figure's last column says 128, with which they would have 608 channels; 96
-gives the 576 that its output column says, and is what slim's inception_v2 has.
+gives the 576 that its output column says, and is what slim's inception_v2 has. Of slim's initial
+weights only the separable convolution's are taken over; before BatchNorm the others' scale hardly
+matters, and they start from He et al. 2015, as slim's argument scope for Inceptions has it.
 """
 
 import tensorflow as tf
@@ -137,17 +139,7 @@ class InceptionV2(Net):
 
     def __init__(self, num_classes: int, *, stem: str = "large"):
         super().__init__()
-        if stem == "small":
-            first = [DepthwiseConvolution(3), ConvBatchNorm(64, 1)]
-            second = [ConvBatchNorm(64, 1), ConvBatchNorm(192, 3)]
-        else:
-            first = [
-                DepthwiseConvolution(7, strides=2),
-                ConvBatchNorm(64, 1),
-                MaxPool(3, strides=2),
-            ]
-            second = [ConvBatchNorm(64, 1), ConvBatchNorm(192, 3), MaxPool(3, strides=2)]
-        self.stem = Chain([*first, *second])
+        self.stem = Chain(_stem(stem))
         self.inception_3a = InceptionModule(64, 64, 64, 64, 96, 32)
         self.inception_3b = InceptionModule(64, 64, 96, 64, 96, 64)
         self.inception_3c = ReductionModule(128, 160, 64, 96)

@@ -66,6 +66,8 @@ def test_flagfile(tmp_path):
         ("--step_epochs=0", "as 15,25"),
         ("--flip=perhaps", "flip"),
         ("--stem=huge", "small|large"),
+        ("--init_from=", "must be keras or a file"),
+        ("--image_size=5000", "image_size=5000"),
         ("--batch_norm_momentum=1", "below 1"),
         ("--num_classes=0", "num_classes=0"),
         ("--nett=resnet18", "Did you mean: net"),

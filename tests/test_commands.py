@@ -412,3 +412,17 @@ def test_defaults_that_depend_on_the_net(args, expected):
     assert {name: found[name] for name in expected} == expected
     # What only a command needs is no part of a run.
     assert not {"describe", "num_classes", "run_dir"} & set(found)
+
+
+def test_settings_of_a_step_are_the_flags_and_the_net():
+    args = ["--net=inception_v3", "--seed=7", "--label_smoothing=0.2", "--clip_norm=3"]
+    command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
+    found = experiment.resolve(command, experiment.data.load("digits", val_fraction=0.1))
+    settings = experiment._step_settings(found)
+    assert (settings.seed, settings.auxiliary_weight) == (7, 0.4)
+    assert (settings.label_smoothing, settings.clip_norm) == (0.2, 3.0)
+
+
+def test_describe_has_the_stem_of_the_weights(capsys):
+    call("train.py", "--net=resnet50", "--describe", "--image_size=64", "--init_from=keras")
+    assert "stem     16 x 16 x 64" in capsys.readouterr().out

@@ -9,8 +9,8 @@ import tensorflow as tf
 import nets
 from nets.inception10 import InceptionBlock, ResidualInceptionBlock, StackedBlock
 from nets.inception_resnet import InceptionResNetC
-from nets.inception_v1 import LocalResponseNorm
-from nets.layers import Convolution
+from nets.inception_v1 import AuxiliaryHead, ConvRelu, LocalResponseNorm
+from nets.layers import Convolution, draws, pool_by_thirds
 from nets.resnet import BasicBlock, BottleneckBlock, PaddedShortcut, PlainBlock, ResNet
 from nets.resnet_v2 import PreActivationBlock
 from nets.table import stage_rows, table
@@ -324,3 +324,74 @@ def test_layout_of_inception_v1_and_v2():
     assert layout(net.inception_5a) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "AvgPool 1x1"]
     assert layout(net.inception_5b) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "MaxPool 1x1"]
     assert layout(net.inception_4e) == ["1x1 3x3", "1x1 3x3 3x3", "MaxPool"]
+
+
+# Values by hand, for what no twin in Keras checks.
+
+
+def test_conv_relu_by_hand():
+    layer, x = ConvRelu(3, 1), images(2, 4, 2)
+    y = layer(x, training=False)
+    np.testing.assert_allclose(layer.conv.conv.bias, [0.2] * 3, rtol=1e-6)
+    expected = np.maximum(x.numpy() @ layer.conv.conv.kernel.numpy()[0, 0] + 0.2, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert np.any(expected == 0)
+
+
+def test_a_basic_block_has_a_relu_inside():
+    block, x = BasicBlock(3), images(2, 6, 3)
+    block(x, training=False)
+    first = block.residual.block_0(x, training=False)
+    assert np.min(first) == 0
+    second = block.residual.block_1(first, training=False)
+    assert np.min(second) < 0
+    np.testing.assert_allclose(block(x, training=False), tf.nn.relu(x + second), atol=1e-5)
+
+
+def test_auxiliary_heads_pool_by_the_mean():
+    x = images(1, 14, 2)
+    pooled = pool_by_thirds(x).numpy()
+    assert pooled.shape == (1, 4, 4, 2)
+    np.testing.assert_allclose(pooled[0, 1, 2], x.numpy()[0, 3:8, 6:11].mean((0, 1)), rtol=1e-4)
+    corner = x[:, :2, :2]
+    mean = corner.numpy().mean((0, 1, 2))
+    np.testing.assert_allclose(pool_by_thirds(corner)[0, 0, 0], mean, rtol=1e-4)
+
+
+def test_the_auxiliary_head_of_googlenet_by_hand():
+    head, x = AuxiliaryHead(3, ConvRelu), images(2, 14, 4)
+    logits = head(x, training=False).numpy()
+    hidden = head.conv(pool_by_thirds(x), training=False).numpy().reshape(2, 4 * 4 * 128)
+    kernel, bias = head.hidden.get_weights()
+    assert kernel.shape == (2048, 1024)
+    hidden = np.maximum(hidden @ kernel + bias, 0)
+    kernel, bias = head.dense.get_weights()
+    np.testing.assert_allclose(logits, hidden @ kernel + bias, rtol=1e-3, atol=1e-4)
+
+    def training():
+        with draws((0, 1)):
+            return head(x, training=True).numpy()
+
+    assert np.abs(training() - logits).max() > 1e-2  # Dropout.
+    np.testing.assert_array_equal(training(), training())
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("inception_v4", 0.2),
+        ("inception_resnet_v1", 0.2),
+        ("inception_resnet_v2", 0.2),
+    ],
+)
+def test_what_slim_says_of_the_whole_net(name, dropout):
+    net = nets.NETS[name](10)
+    assert net.head.dropout.rate == dropout
+    assert (net.batch_norm_momentum, net.batch_norm_epsilon) == (0.9997, 1e-3)
+
+
+def test_scales_of_inception_resnet_v1():
+    net = nets.NETS["inception_resnet_v1"](10)
+    stages = (net.inception_a, net.inception_b, net.inception_c)
+    assert [{m.scale for m in stage.blocks} for stage in stages] == [{0.17}, {0.1}, {0.2}]
+    assert [len(stage.blocks) for stage in stages] == [5, 10, 5]
