@@ -7,8 +7,8 @@ convolution, while figure 3 and section 5 have the full 7x7 convolution that is 
 The paper trains without BatchNorm, with local response normalization (LRN); `batch_norm=True` is
 the form in which the net is mostly used since, with BatchNorm after every convolution and no LRN.
 What the paper leaves open is after the BVLC Caffe model (models/bvlc_googlenet/train_val.prototxt):
-LRN's constants, initial biases 0.2, and initial weights after Glorot & Bengio 2010, here by the mean
-of fan-in and fan-out.
+LRN's constants, initial biases 0.2, and initial weights after Glorot & Bengio 2010, here by the
+mean of fan-in and fan-out.
 """
 
 import functools
