@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 _SHARED = ("finished", "paper_form")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items):
     """Keeps tests that share something in one process, so that it is made once."""
     for item in items:

@@ -100,22 +100,24 @@ def check_training_pass(net, x, num_classes):
 
 
 @pytest.mark.parametrize("name", nets.NETS)
-def test_bfloat16_and_the_small_stem_and_a_rebuilt_net(name, tmp_path):
+def test_bfloat16_and_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypatch):
     """Gradients in bfloat16; and what is saved is all there is, in a net that is made anew."""
     tf.keras.config.set_dtype_policy("mixed_bfloat16")
-    size = max(4, nets.net_class(name).smallest_size.small)
+    tf.keras.utils.set_random_seed(1)
+    size = nets.net_class(name).smallest_size.small
     shape = (size, size, 2)
 
-    def build(seed):
-        tf.keras.utils.set_random_seed(seed)
+    def build():
         return nets.build(name, num_classes=3, image_shape=shape, stem="small")
 
-    net, x = build(1), images(4, size, 2)
+    net, x = build(), images(4, size, 2)
     check_training_pass(net, x, 3)
     path = tf.train.Checkpoint(net=net).write(str(tmp_path / "net"))
     saved = [n for n, _ in tf.train.list_variables(path) if n.startswith("net/")]
     assert len(saved) == len(net.variables) == len(named_variables(net))
-    again = build(2)
+    # Kernels that start as zeros save the time of drawing them.
+    monkeypatch.setattr(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
+    again = build()
     tf.train.Checkpoint(net=again).read(path).assert_consumed()
     for old, new in zip(net.variables, again.variables, strict=True):
         np.testing.assert_array_equal(old.numpy(), new.numpy())
