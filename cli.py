@@ -150,6 +150,7 @@ class _Define:
 
 
 def _define_devices(define: _Define) -> None:
+    """What it runs on."""
     define.integer(
         "num_gpus",
         1,
@@ -165,6 +166,7 @@ def _define_devices(define: _Define) -> None:
 
 
 def _define_net(define: _Define) -> None:
+    """What is trained."""
     define.string("net", "inception10", "Net to train, a name from nets/__init__.py.")
     define.choice(
         "stem",
@@ -205,12 +207,8 @@ def _define_net(define: _Define) -> None:
     )
 
 
-def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Defines the flags of train.py and returns their names."""
-    define = _Define(values)
-
-    # What is trained, on what.
-    _define_net(define)
+def _define_data(define: _Define) -> None:
+    """What the net is trained on."""
     define.string(
         "dataset",
         "cifar10",
@@ -245,7 +243,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         highest=2**32 - 1,
     )
 
-    # How long, and in what portions.
+
+def _define_length(define: _Define) -> None:
+    """How long, and in what portions."""
     define.number("epochs", 30.0, "Length of the run in epochs; fractions are allowed.", above=0)
     define.integer("batch_size", 128, "Examples in an update, over all replicas.")
     define.integer(
@@ -254,7 +254,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         "Parts that each replica's examples are cut into, one after the other, to save memory.",
     )
 
-    # How the weights move.
+
+def _define_update(define: _Define) -> None:
+    """How the weights move."""
     define.choice(
         "optimizer",
         "sgd",
@@ -306,7 +308,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         below=1,
     )
 
-    # What is done to the images.
+
+def _define_augmentation(define: _Define) -> None:
+    """What is done to the images."""
     define.integer(
         "crop_padding",
         None,
@@ -319,8 +323,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     define.number("mixup", 0.0, "Alpha of mixup's Beta distribution; 0 is off, 0.2 is common.")
     define.number("cutmix", 0.0, "Alpha of cutmix's Beta distribution; 0 is off, 1 is common.")
 
-    # On what, and how precisely.
-    _define_devices(define)
+
+def _define_arithmetic(define: _Define) -> None:
+    """How precisely, and whether it is compiled."""
     define.choice(
         "precision",
         "float32",
@@ -333,7 +338,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
         "Compile the forward and backward pass with XLA, which draws other numbers for dropout.",
     )
 
-    # What is kept, and how often.
+
+def _define_keeping(define: _Define) -> None:
+    """What is kept, and how often."""
     define.string(
         "run_dir",
         None,
@@ -349,6 +356,19 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     )
     define.integer("log_steps", 50, "Steps between rows of training metrics.")
     define.integer("eval_epochs", 1, "Epochs between evaluations on the validation split.")
+
+
+def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Defines the flags of train.py and returns their names."""
+    define = _Define(values)
+    _define_net(define)
+    _define_data(define)
+    _define_length(define)
+    _define_update(define)
+    _define_augmentation(define)
+    _define_devices(define)
+    _define_arithmetic(define)
+    _define_keeping(define)
     return define.names
 
 

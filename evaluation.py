@@ -12,7 +12,7 @@ from loops.checkpoints import find_checkpoint, restore_net
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
 from loops.evaluate import Evaluator
-from loops.logs import Terminal
+from loops.logs import Terminal, write_scalars
 
 
 def _load_like(config: dict, flags: dict) -> data.Dataset:
@@ -113,10 +113,8 @@ def _follow(run_dir: pathlib.Path, config: dict, score, report, terminal: Termin
                 writer = writer or tf.summary.create_file_writer(
                     str(run_dir / f"follow-{result['split']}")
                 )
-                with writer.as_default(step=step):
-                    for name in ("loss", "top_1_accuracy", "top_5_accuracy"):
-                        tf.summary.scalar(name, result[name])
-                writer.flush()
+                names = ("loss", "top_1_accuracy", "top_5_accuracy")
+                write_scalars(writer, step, {name: result[name] for name in names})
             except tf.errors.OpError as error:
                 raise RunError(f"cannot write to {run_dir}: {reason(error)}") from error
             if report is not None:

@@ -65,23 +65,17 @@ class MetricsLog:
         return self._writers[split]
 
     def write(self, split: str, step: int, epoch: float, **figures: float) -> None:
-        """Logs a row. TensorBoard also gets the error, 1 - accuracy, which papers often plot.
+        """Logs a row.
 
         Raises:
             RunError: it cannot be written.
         """
         row = {"split": split, "step": step, "epoch": round(epoch, 4), **figures}
         self.rows.append(row)
-        charted = dict(figures)
-        if "top_1_accuracy" in figures:
-            charted["top_1_error"] = 1 - figures["top_1_accuracy"]
 
         def write():
             self._append(row)
-            with self._writer(split).as_default(step=step):
-                for name, value in charted.items():
-                    tf.summary.scalar(name, value)
-            self._writer(split).flush()
+            write_scalars(self._writer(split), step, figures)
 
         self._guard(write)
 
@@ -94,6 +88,16 @@ class MetricsLog:
             self._writer("train").flush()
 
         self._guard(write)
+
+
+def write_scalars(writer: tf.summary.SummaryWriter, step: int, figures: dict[str, float]) -> None:
+    """Charts figures in TensorBoard, with the accuracy also the error, which papers often plot."""
+    with writer.as_default(step=step):
+        for name, value in figures.items():
+            tf.summary.scalar(name, value)
+        if "top_1_accuracy" in figures:
+            tf.summary.scalar("top_1_error", 1 - figures["top_1_accuracy"])
+    writer.flush()
 
 
 def _line(row: dict) -> str:

@@ -167,9 +167,10 @@ def test_a_command_that_does_not_fit_the_run_is_refused(finished, capsys):
     run_dir, _ = finished
     config = (run_dir / "config.json").read_text()
     error = refused(
-        capsys, "train.py", *QUICK, "--log_steps=10", "--seed=1", f"--run_dir={run_dir}"
+        capsys, "train.py", *QUICK, "--log_steps=10", "--seed=1", "--jit", f"--run_dir={run_dir}"
     )
     assert "--seed is 1 here and 0 in the run" in error
+    assert "--jit is True here and False in the run" in error
     assert (run_dir / "config.json").read_text() == config
 
 
