@@ -10,7 +10,7 @@ import nets
 from nets.inception10 import InceptionBlock, ResidualInceptionBlock, StackedBlock
 from nets.inception_resnet import InceptionResNetC
 from nets.inception_v1 import AuxiliaryHead, ConvRelu, LocalResponseNorm
-from nets.layers import Convolution, draws, pool_by_thirds
+from nets.layers import ConvBatchNorm, Convolution, draws, pool_by_thirds
 from nets.resnet import BasicBlock, BottleneckBlock, PaddedShortcut, PlainBlock, ResNet
 from nets.resnet_v2 import PreActivationBlock
 from nets.table import stage_rows, table
@@ -60,6 +60,11 @@ def test_table_tells_what_only_training_runs():
     lines = text.splitlines()
     assert "without auxiliary_4a, auxiliary_4d, which only training runs" in lines[-2]
     assert [line.split()[0] for line in lines][6:8] == ["auxiliary_4a", "inception_4b"]
+    # Parameters with the heads, FLOPs without.
+    rows = stage_rows(build("inception_v1_bn", size=8), (8, 8, 3))
+    parameters = sum(row.trainable for row in rows)
+    flops = sum(row.flops for row in rows if not row.auxiliary)
+    assert lines[-3].split() == ["total", f"{parameters:,}", f"{flops:,}"]
 
 
 @pytest.mark.parametrize(("size", "stem"), [(28, "small"), (95, "small"), (96, "large")])
@@ -274,20 +279,49 @@ def test_draws_of_a_net_come_from_the_seed(name):
     assert np.abs(first - other).max() > 1e-3
 
 
+def text(layer):
+    """Layers as text: kernels, other layers by their names, and what is side by side."""
+    if hasattr(layer, "branches"):
+        return "[" + " | ".join(layout(layer)) + "]"
+    if hasattr(layer, "blocks"):
+        return " ".join(map(text, layer.blocks))
+    if isinstance(layer, (ConvBatchNorm, ConvRelu)):
+        height, width = layer.conv.conv.kernel_size
+        return f"{height}x{width}"
+    return type(layer).__name__
+
+
 def layout(branches):
-    """Each branch as text: kernels, pools, and what is side by side."""
-
-    def text(layer):
-        if hasattr(layer, "branches"):
-            return "[" + " | ".join(map(text, layer.branches)) + "]"
-        if hasattr(layer, "blocks"):
-            return " ".join(map(text, layer.blocks))
-        if hasattr(layer, "conv"):
-            height, width = layer.conv.conv.kernel_size
-            return f"{height}x{width}"
-        return type(layer).__name__
-
+    """Each branch as text."""
     return [text(branch) for branch in branches.branches]
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "large"),
+    [
+        (
+            "inception_v1",
+            "3x3 LocalResponseNorm 1x1 3x3 LocalResponseNorm",
+            "7x7 MaxPool LocalResponseNorm 1x1 3x3 LocalResponseNorm MaxPool",
+        ),
+        ("inception_v1_bn", "3x3 1x1 3x3", "7x7 MaxPool 1x1 3x3 MaxPool"),
+        (
+            "inception_v2",
+            "DepthwiseConvolution 1x1 1x1 3x3",
+            "DepthwiseConvolution 1x1 MaxPool 1x1 3x3 MaxPool",
+        ),
+        ("inception_v3", "3x3 3x3 3x3 1x1 3x3", "3x3 3x3 3x3 MaxPool 1x1 3x3 MaxPool"),
+        ("inception_resnet_v1", "3x3 3x3 3x3 1x1 3x3 3x3", "3x3 3x3 3x3 MaxPool 1x1 3x3 3x3"),
+        ("inception10", "3x3", "7x7 CenteredMaxPool"),
+        ("resnet18", "3x3", "7x7 CenteredMaxPool"),
+    ],
+)
+def test_stems(name, small, large):
+    def stem(which):
+        return text(nets.NETS[name](10, stem=which).stem)
+
+    assert stem("small") == small
+    assert stem("large") == large
 
 
 def test_layout_of_inception_v4():

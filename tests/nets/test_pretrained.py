@@ -1,5 +1,8 @@
 """Our nets are the functions that tf.keras.applications has, with its weights."""
 
+import warnings
+
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,12 +104,25 @@ def test_what_is_no_use_is_named(tmp_path):
     refused("text.h5 is not an HDF5 file", source=str(tmp_path / "text.h5"))
     deeper = tmp_path / "deeper.weights.h5"
     tf.keras.applications.ResNet101(weights=None).save_weights(deeper)
-    refused("deeper.weights.h5 does not hold weights for resnet50", source=str(deeper))
-    refused("does not hold weights for resnet50_v2", "resnet50_v2", source=str(deeper))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # The error is the one line that is said.
+        refused("does not hold weights for resnet50: A total of", source=str(deeper))
+    refused(
+        "deeper.weights.h5 does not hold weights for resnet50_v2", "resnet50_v2", source=str(deeper)
+    )
     other = tmp_path / "other.weights.h5"
     model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(2)])
     model.save_weights(other)
     refused("other.weights.h5 does not hold weights for resnet50", source=str(other))
+
+
+def test_a_file_with_a_hole_is_refused(tmp_path):
+    path = tmp_path / "hole.weights.h5"
+    tf.keras.applications.ResNet50(weights=None, include_top=False).save_weights(path)
+    with h5py.File(path, "a") as file:
+        del file["layers/batch_normalization_5"]
+    with pytest.raises(pretrained.PretrainedError, match="does not hold weights for resnet50"):
+        pretrained.load("resnet50", str(path), channels=3, stem="large")
 
 
 def test_a_model_that_does_not_fit_changes_nothing():
