@@ -18,11 +18,13 @@ EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128
 
 # Flags that say where and how fast a run is made. They may change when it is resumed.
-FREE_FLAGS = ("data_dir", "device", "keep_checkpoints", "num_gpus", "save_minutes")
+FREE_FLAGS = (
+    "data_dir", "device", "keep_checkpoints", "num_gpus", "on_nan", "on_save_error", "save_minutes",
+)  # fmt: skip
 # Of those, the ones that are no part of a run's name either.
-UNNAMED_FLAGS = ("data_dir", "keep_checkpoints", "save_minutes")
+UNNAMED_FLAGS = ("data_dir", "keep_checkpoints", "on_nan", "on_save_error", "save_minutes")
 # Flags that are no part of a run's configuration.
-COMMAND_FLAGS = ("describe", "num_classes", "run_dir")
+COMMAND_FLAGS = ("cluster", "describe", "num_classes", "run_dir")
 
 
 def fail(message: str) -> None:
@@ -154,14 +156,25 @@ def _define_devices(define: _Define) -> None:
     define.integer(
         "num_gpus",
         1,
-        "Number of GPUs, each with a replica of the net. Where no GPU is visible, as many logical "
-        "CPU devices rehearse them.",
+        "Number of GPUs on each machine, each with a replica of the net. Where no GPU is visible, "
+        "as many logical CPU devices rehearse them.",
     )
     define.choice(
         "device",
         "auto",
         "gpu insists on GPUs, cpu refuses them, auto takes them if there are any.",
         ("auto", "cpu", "gpu"),
+    )
+
+
+def _define_cluster(define: _Define) -> None:
+    """Who else takes part."""
+    define.choice(
+        "cluster",
+        "auto",
+        "Where the machines that train together are named: tf_config, in TF_CONFIG; slurm, in the "
+        "variables of srun. auto takes either if it is there; none trains alone.",
+        ("auto", "none", "tf_config", "slurm"),
     )
 
 
@@ -184,6 +197,12 @@ def _define_net(define: _Define) -> None:
         "Share of the old in BatchNorm's moving statistics. Default: the net's own, but in a run "
         "too short for it 1 - 50 / steps of the run, or 0.9.",
         below=1,
+    )
+    define.boolean(
+        "sync_batch_norm",
+        False,
+        "Normalize with the statistics of all replicas' examples, so that any number of replicas "
+        "makes the updates of one. Costs two exchanges for each BatchNorm.",
     )
     define.string(
         "init_from",
@@ -337,6 +356,30 @@ def _define_arithmetic(define: _Define) -> None:
         False,
         "Compile the forward and backward pass with XLA, which draws other numbers for dropout.",
     )
+    define.boolean(
+        "deterministic",
+        False,
+        "Use only kernels that give the same bits each time, so that equal commands on equal "
+        "machines end with equal weights. Slower, above all on GPUs.",
+    )
+
+
+def _define_faults(define: _Define) -> None:
+    """What to do where something goes wrong."""
+    define.choice(
+        "on_nan",
+        "stop",
+        "Where a loss or gradient is not finite: stop; skip the update, and count it; or restore "
+        "the last checkpoint and leave out the batches from there on, three times at most.",
+        ("stop", "skip", "restore"),
+    )
+    define.choice(
+        "on_save_error",
+        "stop",
+        "Where a checkpoint or a row cannot be written: stop, or continue and try again at the "
+        "next occasion.",
+        ("stop", "continue"),
+    )
 
 
 def _define_keeping(define: _Define) -> None:
@@ -367,8 +410,10 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     _define_update(define)
     _define_augmentation(define)
     _define_devices(define)
+    _define_cluster(define)
     _define_arithmetic(define)
     _define_keeping(define)
+    _define_faults(define)
     return define.names
 
 

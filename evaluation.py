@@ -1,5 +1,6 @@
 """From a saved run to its scores: what eval.py does."""
 
+import functools
 import pathlib
 import time
 
@@ -9,10 +10,12 @@ import data
 from experiment import build_net, eval_split, make_plan, result_of
 from loops import run_dir as run_dirs
 from loops.checkpoints import find_checkpoint, restore_net
+from loops.cluster import Workers
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
 from loops.evaluate import Evaluator
-from loops.logs import Terminal, write_scalars
+from loops.events import EventLog, write_scalars
+from loops.logs import Terminal
 
 
 def _load_like(config: dict, flags: dict) -> data.Dataset:
@@ -60,7 +63,7 @@ def evaluate(flags: dict) -> None:
     source = _load_like(config, flags).splits[flags["split"]]
     with strategy.scope():
         net = build_net(config)
-    split = eval_split(config, flags["split"], source, strategy)
+    split = eval_split(config, flags["split"], source, Workers(strategy))
     evaluator = Evaluator(strategy, net)
     average = config["flags"]["ema_decay"] > 0
 
@@ -70,7 +73,7 @@ def evaluate(flags: dict) -> None:
         return result_of(config, scores, path, step, split.name)
 
     if flags["follow"]:
-        _follow(run_dir, config, score, report, terminal)
+        _follow(run_dir, config, split.name, score, report, terminal)
         return
     default = "best" if "val" in config["data"]["examples"] else "last"
     result = score(find_checkpoint(run_dir, flags["checkpoint"] or default))
@@ -91,10 +94,11 @@ def _score_line(result: dict) -> str:
     )
 
 
-def _follow(run_dir: pathlib.Path, config: dict, score, report, terminal: Terminal) -> None:
+def _follow(run_dir, config: dict, split: str, score, report, terminal: Terminal) -> None:
     """Scores each checkpoint that is there or comes, until the run has its result."""
     plan, _ = make_plan(config)
-    writer, done = None, set()
+    events = EventLog(run_dir / f"follow-{split}")
+    done = set()
     while True:
         finished = (run_dir / run_dirs.RESULT).exists()
         state = tf.train.get_checkpoint_state(str(run_dir / "checkpoints"))
@@ -110,12 +114,10 @@ def _follow(run_dir: pathlib.Path, config: dict, score, report, terminal: Termin
             step = result["step"]
             terminal.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
             try:
-                writer = writer or tf.summary.create_file_writer(
-                    str(run_dir / f"follow-{result['split']}")
-                )
                 names = ("loss", "top_1_accuracy", "top_5_accuracy")
-                write_scalars(writer, step, {name: result[name] for name in names})
-            except tf.errors.OpError as error:
+                figures = {name: result[name] for name in names}
+                events.write(functools.partial(write_scalars, step, figures))
+            except (OSError, tf.errors.OpError) as error:
                 raise RunError(f"cannot write to {run_dir}: {reason(error)}") from error
             if report is not None:
                 run_dirs.write_json(report, result)

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import pathlib
 
 import tensorflow as tf
@@ -12,7 +13,8 @@ import cli
 import data
 import nets
 from loops import run_dir as run_dirs
-from loops.checkpoints import Checkpoints, find_checkpoint
+from loops.checkpoints import Checkpoints, restore_together
+from loops.cluster import Cluster, Workers, find_cluster, is_lost_worker
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
 from loops.evaluate import Scores
@@ -22,7 +24,7 @@ from loops.optimizer import DECOUPLED_DECAY, make_optimizer
 from loops.schedule import LearningRate, Plan
 from loops.state import TrainState
 from loops.step import StepSettings, TrainStep
-from loops.train import Rhythm, Split, Trainer
+from loops.train import Faults, Rhythm, Split, Trainer
 from nets import pretrained
 from nets.pretrained import PretrainedError
 from nets.table import table
@@ -39,12 +41,14 @@ def plain_errors():
     except (nets.NetError, PretrainedError, data.DataError, RunError) as error:
         cli.fail(str(error))
     except Interrupted as interrupted:
-        Terminal().line(f"stopped and saved at step {interrupted.step:,}; the same command goes on")
+        Terminal().line(f"stopped; saved at step {interrupted.step:,}; the same command goes on")
         raise SystemExit(cli.EXIT_SIGNAL + interrupted.signal_number) from None
     except tf.errors.OpError as error:
         cause = data.data_error(error)
         if cause is not None:
             cli.fail(str(cause))
+        if is_lost_worker(error):
+            cli.fail("a worker is gone, and its run stops here; start all workers again to go on")
         if "OOM" not in error.message:
             raise
         cli.fail(f"out of memory; lower --batch_size or raise --accumulation ({reason(error)})")
@@ -102,13 +106,17 @@ def describe(dataset: data.Dataset) -> dict:
     }
 
 
-def _check_batch(flags: dict) -> None:
-    parts = flags["num_gpus"] * flags["accumulation"]
+def _check_batch(flags: dict, cluster: Cluster | None) -> None:
+    machines = len(cluster.addresses) if cluster else 1
+    parts = flags["num_gpus"] * flags["accumulation"] * machines
     if flags["batch_size"] % parts:
+        times = f" times {machines} machines" if machines > 1 else ""
         raise RunError(
             f"--batch_size={flags['batch_size']} does not divide by --num_gpus={flags['num_gpus']} "
-            f"times --accumulation={flags['accumulation']}; use a multiple of {parts}"
+            f"times --accumulation={flags['accumulation']}{times}; use a multiple of {parts}"
         )
+    if flags["jit"] and flags["sync_batch_norm"] and flags["num_gpus"] * machines > 1:
+        raise RunError("--sync_batch_norm exchanges within the pass that --jit compiles; drop one")
 
 
 def build_net(config: dict):
@@ -122,20 +130,28 @@ def build_net(config: dict):
         stem=flags["stem"],
         auxiliary=flags["auxiliary"],
         batch_norm_momentum=flags["batch_norm_momentum"],
+        sync_batch_norm=flags["sync_batch_norm"],
     )
 
 
-def eval_split(config: dict, name: str, source, strategy) -> Split:
+def _share(workers: Workers, *, parts: int = 1) -> data.Share:
+    """Which rows of a batch are read on this machine."""
+    replicas = workers.strategy.num_replicas_in_sync
+    here = replicas // workers.count
+    return data.Share(replicas, workers.index * here, here, parts)
+
+
+def eval_split(config: dict, name: str, source, workers: Workers) -> Split:
     """A split to score, normalized as the run was trained."""
-    flags, replicas = config["flags"], strategy.num_replicas_in_sync
+    flags, replicas = config["flags"], workers.strategy.num_replicas_in_sync
     # As many examples at a time on each replica as in training, on any number of replicas.
-    per_replica = flags["batch_size"] // flags["num_gpus"]
+    per_replica = flags["batch_size"] // (flags["num_gpus"] * config.get("machines", 1))
     dataset = data.eval_batches(
         source,
         global_batch_size=per_replica * replicas,
         mean=config["data"]["mean"],
         std=config["data"]["std"],
-        replicas=replicas,
+        share=_share(workers),
     )
     return Split(name, dataset, len(source.labels))
 
@@ -181,20 +197,21 @@ def _make_state(
         )
 
 
-def _train_batches(config: dict, source, stop_step: int, replicas: int):
-    """A function from a global step to the dataset of batches from there on."""
+def _train_batches(config: dict, dataset: data.Dataset, workers: Workers):
+    """A function from a global step, and batches left out before, to the batches from there on."""
     flags, names = config["flags"], ("crop_padding", "flip", "cutout", "mixup", "cutmix")
-    return lambda start_step: data.train_batches(
-        source,
+    plan, _ = make_plan(config)
+    return lambda start_step, left_out: data.train_batches(
+        dataset.splits["train"],
         global_batch_size=flags["batch_size"],
         seed=flags["seed"],
-        start_step=start_step,
-        stop_step=stop_step,
+        start_step=start_step + left_out,
+        stop_step=plan.total_steps + left_out,
         augmentation=data.Augmentation(**{name: flags[name] for name in names}),
         mean=config["data"]["mean"],
         std=config["data"]["std"],
         num_classes=len(config["data"]["class_names"]),
-        replicas=replicas,
+        share=_share(workers, parts=flags["accumulation"]),
     )
 
 
@@ -229,6 +246,7 @@ def _step_settings(flags: dict) -> StepSettings:
         auxiliary_weight=nets.net_class(flags["net"]).auxiliary_weight,
         seed=flags["seed"],
         jit=flags["jit"],
+        on_nan=flags["on_nan"],
     )
 
 
@@ -280,80 +298,124 @@ def _start(command: dict, run_dir: pathlib.Path) -> tf.keras.Model | None:
 
 def train(raw_flags: dict) -> None:
     """Starts a run, or goes on with it, or says that it is finished."""
-    terminal = Terminal()
     nets.check_name(raw_flags["net"])
     if raw_flags["describe"]:
-        _print_table(raw_flags, terminal)
+        _print_table(raw_flags, Terminal())
         return
-    _check_batch(raw_flags)
-    strategy, note = make_strategy(raw_flags["num_gpus"], raw_flags["device"])
+    cluster = find_cluster(raw_flags["cluster"], os.environ)
+    _check_batch(raw_flags, cluster)
+    terminal = Terminal(quiet=cluster is not None and cluster.index > 0)
+    if cluster:
+        terminal.line(f"waiting for {len(cluster.addresses)} workers to come up")
+    if raw_flags["deterministic"]:
+        tf.config.experimental.enable_op_determinism()
+    strategy, note = make_strategy(raw_flags["num_gpus"], raw_flags["device"], cluster)
     if note:
         terminal.line(note)
+    workers = Workers(strategy, cluster)
     dataset = _load_data(raw_flags)
     command = _command(raw_flags, dataset)
-    plan, learning_rate = make_plan(command)
-    train_batches = _train_batches(
-        command, dataset.splits["train"], plan.total_steps, strategy.num_replicas_in_sync
-    )
-    train_batches(0)  # So that a setting that does not suit the data is told before a run is made.
+    if cluster:
+        command["machines"] = workers.count
+    # So that a setting that does not suit the data is told before a run is made.
+    _train_batches(command, dataset, workers)(0, 0)
 
     run_dir = _run_dir(raw_flags["run_dir"], command)
     start = _start(command, run_dir)
-    there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
-    result = run_dirs.read_result(run_dir)
-    if result is not None:
+    with _opened(run_dir, command, workers) as there:
+        result = run_dirs.read_result(run_dir)
+        if result is None:
+            _run(command, there or command, run_dir, dataset, start, workers, terminal)
+            return
         terminal.line("This run is finished.")
         _say_finished(terminal, run_dir, result)
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
-        return
 
+
+@contextlib.contextmanager
+def _opened(run_dir: pathlib.Path, command: dict, workers: Workers):
+    """The run directory, locked; gives its configuration, or None where it is new.
+
+    The chief makes it, and the others find it.
+    """
+    with contextlib.ExitStack() as stack:
+        there = None
+        if workers.is_chief:
+            run_dirs.check_run(run_dir, command, cli.FREE_FLAGS)
+            stack.enter_context(run_dirs.locked(run_dir))
+            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
+        workers.total([0])
+        if not workers.is_chief:
+            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
+        yield there
+
+
+def _run(command, there, run_dir, dataset, start, workers: Workers, terminal) -> None:
+    """Trains, scores, and writes the result.
+
+    Args:
+        command: the configuration that the command asks for.
+        there: that of the run. What differs in the command may not change how it is scored.
+        run_dir: its directory.
+        dataset: loaded.
+        start: Keras model to start from, or None.
+        workers: the machines.
+        terminal: where a person reads.
+    """
+    flags, strategy = command["flags"], workers.strategy
+    plan, learning_rate = make_plan(command)
     state = _make_state(command, learning_rate, strategy, start, terminal)
-    checkpoints = Checkpoints(state, run_dir, raw_flags["keep_checkpoints"])
-    checkpoints.restore_last()
-    log = MetricsLog(run_dir, state.step)
-    _say_start(terminal, log, run_dir, command, state, plan, new=there is None)
-    # What differs in the command may not change how the run is scored.
+    checkpoints = Checkpoints(
+        state, run_dir, flags["keep_checkpoints"], writes=workers.is_chief, say=terminal.line
+    )
+    restore_together(checkpoints, state, workers)
+    log = MetricsLog(run_dir, writes=workers.is_chief)
+    log.rewind(state.step, int(state.progress["evaluated_step"].numpy()))
+    _say_start(terminal, log, run_dir, command, state, plan, strategy.num_replicas_in_sync)
     evals = {
-        name: eval_split(there or command, name, dataset.splits[name], strategy)
+        name: eval_split(there, name, dataset.splits[name], workers)
         for name in ("val", "test")
         if name in dataset.splits
     }
-    flags = command["flags"]
-    scores, scored_step = Trainer(
+    outcome = Trainer(
         strategy=strategy,
         state=state,
         step=TrainStep(strategy, state, _step_settings(flags)),
         plan=plan,
         learning_rate=learning_rate,
-        train_batches=train_batches,
+        train_batches=_train_batches(command, dataset, workers),
         val=evals.get("val"),
         test=evals["test"],
         checkpoints=checkpoints,
         log=log,
         terminal=terminal,
         rhythm=Rhythm(flags["log_steps"], flags["eval_epochs"], flags["save_minutes"]),
+        faults=Faults(flags["on_nan"], flags["on_save_error"]),
+        workers=workers,
     ).run()
-    checkpoint = find_checkpoint(run_dir, "best" if "val" in evals else "last")
+    checkpoint = run_dir / ("best" if outcome.is_best else "checkpoints") / f"step-{outcome.step}"
     result = {
-        **result_of(command, scores, checkpoint, scored_step, "test"),
-        "selected_on": "val" if "val" in evals else None,
+        **result_of(command, outcome.scores, str(checkpoint), outcome.step, "test"),
+        "selected_on": "val" if outcome.is_best else None,
     }
-    run_dirs.write_json(run_dir / run_dirs.RESULT, result)
+    if workers.is_chief:
+        run_dirs.write_json(run_dir / run_dirs.RESULT, result)
     _say_finished(terminal, run_dir, result)
 
 
-def _say_start(terminal, log: MetricsLog, run_dir, config: dict, state, plan, *, new: bool) -> None:
+def _say_start(
+    terminal, log: MetricsLog, run_dir, config: dict, state, plan: Plan, replicas: int
+) -> None:
     """The net, the data and the run, and once the configuration in TensorBoard."""
     about = config["data"]
     terminal.line(table(state.net, tuple(about["image_shape"])))
-    if new:
+    if not state.step:
         rows = "".join(f"\n| {k} | {v} |" for k, v in config["flags"].items())
         log.write_text("configuration", f"| flag | value |\n|---|---|{rows}")
     size, classes = "x".join(map(str, about["image_shape"])), len(about["class_names"])
     sizes = ", ".join(f"{n:,} {split}" for split, n in about["examples"].items())
     terminal.line(f"data   {about['name']}, {size}, {classes} classes: {sizes}")
     how = f"goes on from step {state.step:,}" if state.step else "new"
-    replicas = config["flags"]["num_gpus"]
     terminal.line(f"run    {run_dir}, {how}, {plan.total_steps:,} steps on {replicas} replica(s)")
 
 

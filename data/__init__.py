@@ -17,7 +17,7 @@ from data.digits import digits
 from data.download import default_data_dir
 from data.folder import folder
 from data.mnist import fashion_mnist, mnist
-from data.pipeline import data_error, eval_batches, train_batches
+from data.pipeline import Share, data_error, eval_batches, train_batches
 from data.source import DataError, Dataset, Part, Relabelled, Resized, split_by_class
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "Dataset",
+    "Share",
     "data_error",
     "eval_batches",
     "load",

@@ -7,10 +7,12 @@ the step. Nothing is shuffled in a buffer and no iterator is saved: to resume at
 start counting there.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
 import tensorflow as tf
 
 from data import augment
@@ -132,12 +134,44 @@ def _augment(images, labels, draws: _Draws, settings: Augmentation, normalize, n
     )
 
 
-def _slices(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
-    """Each batch as `count` consecutive elements, one for each replica."""
-    if count > 1:
-        dataset = dataset.map(
-            lambda *batch: tuple(tf.reshape(x, (count, -1, *x.shape[1:])) for x in batch)
-        ).unbatch()
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which replicas of a run are fed here; the default is all of the only one.
+
+    A batch is cut into `parts`, and each replica has an equal, consecutive share of every part. So
+    a part is the same examples on any number of replicas.
+
+    Attributes:
+        replicas: in the run.
+        first: number of the first that is fed here.
+        here: how many are.
+        parts: that replicas cut their examples into, to go through them one after the other.
+    """
+
+    replicas: int = 1
+    first: int = 0
+    here: int = 1
+    parts: int = 1
+
+    def rows(self, global_batch_size: int) -> np.ndarray:
+        """Rows of a batch, int64 [here, global_batch_size / replicas], by replica.
+
+        Raises:
+            DataError: the batch does not divide.
+        """
+        pieces = self.replicas * self.parts
+        if global_batch_size % pieces:
+            raise DataError(f"batch_size={global_batch_size} does not divide by {pieces}")
+        rows = np.arange(global_batch_size).reshape(self.parts, self.replicas, -1)
+        mine = rows[:, self.first : self.first + self.here]
+        return mine.transpose(1, 0, 2).reshape(self.here, -1)
+
+
+def _deal(dataset: tf.data.Dataset, rows: np.ndarray) -> tf.data.Dataset:
+    """Each batch, whose rows are the sorted ones of `rows`, as an element for each replica."""
+    places = np.argsort(np.argsort(rows.reshape(-1))).reshape(rows.shape)
+    if len(places) > 1:
+        dataset = dataset.map(lambda *batch: tuple(tf.gather(x, places) for x in batch)).unbatch()
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -152,13 +186,15 @@ def train_batches(
     mean: Iterable[float],
     std: Iterable[float],
     num_classes: int,
-    replicas: int = 1,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
     """The batches of the steps from `start_step` up to, not including, `stop_step`.
 
+    Only the examples that are needed here are read.
+
     Args:
         source: the train split.
-        global_batch_size: examples in a step, over all replicas; divisible by `replicas`.
+        global_batch_size: examples in a step, over all replicas.
         seed: of the run; it decides the order and every draw.
         start_step: 0, or where to go on.
         stop_step: where to end.
@@ -166,7 +202,7 @@ def train_batches(
         mean: per channel, on the scale where pixels are in [0, 1].
         std: likewise.
         num_classes: width of soft labels.
-        replicas: number of consecutive elements that share a batch.
+        share: the replicas that are fed. Each gets an element of every batch, in turn.
 
     Returns:
         Dataset of (images, labels): images float32 [global_batch_size / replicas, height, width,
@@ -181,9 +217,11 @@ def train_batches(
             f"crop_padding={augmentation.crop_padding} must be smaller than the images, "
             f"which are {height}x{width}"
         )
-    if augmentation.mixes and global_batch_size % 2:
-        raise DataError(f"mixup and cutmix pair examples: batch_size={global_batch_size} is odd")
-    rows = tf.range(global_batch_size, dtype=tf.int64)
+    by_replica = share.rows(global_batch_size)
+    sorted_rows = np.sort(by_replica.reshape(-1))
+    if augmentation.mixes:
+        _check_pairs(sorted_rows, global_batch_size)
+    rows = tf.constant(sorted_rows, tf.int64)
     fetch = _fetcher(source)
 
     def batch(step):
@@ -198,7 +236,18 @@ def train_batches(
 
     steps = tf.data.Dataset.range(start_step, stop_step)
     batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _slices(batches, replicas)
+    return _deal(batches, by_replica)
+
+
+def _check_pairs(rows: np.ndarray, global_batch_size: int) -> None:
+    """Mixup and cutmix pair rows 0 and 1, 2 and 3, ...; both must be here."""
+    if global_batch_size % 2:
+        raise DataError(f"mixup and cutmix pair examples: batch_size={global_batch_size} is odd")
+    if len(rows) % 2 or np.any(rows[1::2] != rows[::2] + 1):
+        raise DataError(
+            "mixup and cutmix pair examples: a worker's share of a batch, or of each of its parts, "
+            "must be even; use a larger --batch_size"
+        )
 
 
 def eval_batches(
@@ -207,7 +256,7 @@ def eval_batches(
     global_batch_size: int,
     mean: Iterable[float],
     std: Iterable[float],
-    replicas: int = 1,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
     """The examples of a split once each, in their order.
 
@@ -215,17 +264,18 @@ def eval_batches(
 
     Args:
         source: a split.
-        global_batch_size: examples in a batch, over all replicas; divisible by `replicas`.
+        global_batch_size: examples in a batch, over all replicas.
         mean: as for `train_batches`.
         std: likewise.
-        replicas: number of consecutive elements that share a batch.
+        share: likewise.
 
     Returns:
         Dataset of (images, labels, mask): as `train_batches` gives them, and float32 [n], 1 where
         the example counts and 0 where it fills up.
     """
     size = len(source.labels)
-    rows = tf.range(global_batch_size, dtype=tf.int64)
+    by_replica = share.rows(global_batch_size)
+    rows = tf.constant(np.sort(by_replica.reshape(-1)), tf.int64)
     fetch = _fetcher(source)
 
     def batch(number):
@@ -235,7 +285,7 @@ def eval_batches(
 
     numbers = tf.data.Dataset.range(math.ceil(size / global_batch_size))
     batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _slices(batches, replicas)
+    return _deal(batches, by_replica)
 
 
 def data_error(error: tf.errors.OpError) -> DataError | None:

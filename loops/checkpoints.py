@@ -5,93 +5,196 @@
     checkpoints.save_last()
 
 `checkpoints/` holds the last few states and `best/` the one with the best validation accuracy, each
-named by its global step: `checkpoints/step-1200`.
+named by its global step: `checkpoints/step-1200`. A process may die at any moment, so no state that
+a run may need is ever overwritten, and at the start what a dead process left behind is tidied up.
 """
 
+import contextlib
 import pathlib
 import re
+import shutil
+import tempfile
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from loops.errors import RunError, reason
+from loops.cluster import Workers
+from loops.errors import RunError, SaveError, reason
+from loops.run_dir import METRICS
 from loops.state import TrainState
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _NAME = re.compile(r"(.*)\.(index|data-\d+-of-\d+)")
+# Where a state that does not restore is put, so that it is neither taken again nor lost.
+_DAMAGED = "damaged-"
 
 
 class Checkpoints:
     """The checkpoints of a run that is training.
 
+    Attributes:
+        safe_step: the step at which the state was restored or saved last, or None.
+
     Args:
         state: all its variables made.
         run_dir: directory of the run.
         keep: how many of the last states stay on disk.
+        writes: False for a worker that is not the chief. It takes part in saving, since variables
+            are read by all workers together, but what it writes is thrown away.
+        say: is told, in a line, of a checkpoint that is damaged.
     """
 
-    def __init__(self, state: TrainState, run_dir: pathlib.Path, keep: int):
+    def __init__(
+        self,
+        state: TrainState,
+        run_dir: pathlib.Path,
+        keep: int,
+        *,
+        writes: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+    ):
         self._state = state
-        checkpoint = tf.train.Checkpoint(**state.parts())
-        self._checkpoint = checkpoint
-
-        def manager(name, max_to_keep):
-            directory = run_dir / name
-            try:
-                found = tf.train.CheckpointManager(
-                    checkpoint, str(directory), max_to_keep, checkpoint_name="step"
-                )
-            except (ValueError, tf.errors.OpError) as error:
-                raise RunError(f"{directory / 'checkpoint'} is damaged: {reason(error)}") from error
-            if found.latest_checkpoint is None and any(directory.glob("step-*.index")):
-                raise RunError(f"{directory} has states, but no file `checkpoint` that lists them")
-            return found
-
-        self._last = manager("checkpoints", keep)
-        self._best = manager("best", 1)
+        self._run_dir = run_dir
+        self._writes = writes
+        self._say = say
+        self._checkpoint = tf.train.Checkpoint(**state.parts())
+        self._last_dir, self._best_dir = run_dir / "checkpoints", run_dir / "best"
+        # What the lists of the last process name, before they are made anew from what there is.
+        self._listed = _listed_steps(self._last_dir)
+        if writes:
+            self._last = self._manager(self._last_dir, keep)
+            self._best = self._manager(self._best_dir, 1)
         self._verified = False
+        self.safe_step = None
 
-    def restore_last(self) -> bool:
-        """Restores the last state. Returns False where there is none.
+    def _manager(self, directory: pathlib.Path, keep: int) -> tf.train.CheckpointManager:
+        _tidy(directory)
+        try:
+            _list_anew(directory)
+            return tf.train.CheckpointManager(
+                self._checkpoint, str(directory), keep, checkpoint_name="step"
+            )
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise SaveError(f"cannot write {directory / 'checkpoint'}: {reason(error)}") from error
+
+    def restore_last(self, step: int | None = None) -> bool:
+        """Restores the last state that is good. Returns False where the run has none yet.
+
+        Args:
+            step: the state of this step and no other, for a worker that follows its chief.
 
         Raises:
-            RunError: a checkpoint is there, but it is damaged or lacks a variable.
+            RunError: there are checkpoints, or there were, but none restores.
         """
-        return self._restore(self._last.latest_checkpoint)
+        steps = saved_steps(self._last_dir) if step is None else [step]
+        gone = [s for s in self._listed if s not in steps and s > max(steps, default=-1)]
+        faults = [(s, "its files are missing") for s in gone] if step is None else []
+        for number in reversed(steps):
+            path = self._path(self._last_dir, number)
+            try:
+                self._restore(path)
+            except RunError as error:
+                faults.append((number, str(error.__cause__ or error)))
+                continue
+            for bad, why in faults:
+                self._say(f"{self._path(self._last_dir, bad)} is damaged ({_short(why)})")
+            if faults:
+                self._say(f"going on from {path}, the one before")
+                self._set_aside([bad for bad, _ in faults])
+            self.safe_step = number
+            return True
+        if faults or self._has_been_saved():
+            why = f" ({_short(faults[0][1])})" if faults else ""
+            raise RunError(
+                f"{self._last_dir} has no checkpoint that restores this run{why}; put one back, "
+                f"or remove {self._run_dir} to start over"
+            )
+        return False
 
-    def restore_best(self) -> bool:
-        """As `restore_last`, of the best state."""
-        return self._restore(self._best.latest_checkpoint)
+    def _has_been_saved(self) -> bool:
+        """Whether the run must have had a checkpoint: its first is there before any other trace."""
+        metrics = self._run_dir / METRICS
+        traces = [*self._best_dir.glob("step-*"), *self._last_dir.glob("*")]
+        return bool(traces) or (metrics.exists() and metrics.stat().st_size > 0)
 
-    def _restore(self, path: str | None) -> bool:
-        if path is None:
-            return False
+    def _set_aside(self, steps: list[int]) -> None:
+        if not self._writes:
+            return
+        for step in steps:
+            for file in self._last_dir.glob(f"step-{step}.*"):
+                with contextlib.suppress(OSError):
+                    file.replace(file.with_name(_DAMAGED + file.name))
+        self._last = self._manager(self._last_dir, self._last._max_to_keep)
+
+    def restore_best(self) -> None:
+        """Restores the best state so far.
+
+        Raises:
+            RunError: it is not there, or damaged.
+        """
+        step = int(self._state.progress["best_step"].numpy())
+        faults = []
+        for directory in (self._best_dir, self._last_dir):
+            if step not in saved_steps(directory):
+                faults.append("missing")
+                continue
+            try:
+                self._restore(self._path(directory, step))
+                return
+            except RunError as error:
+                faults.append(_short(str(error.__cause__ or error)))
+        raise RunError(
+            f"{self._path(self._best_dir, step)}, the best state, cannot be scored ({faults[0]}); "
+            "eval.py --checkpoint=last scores the last"
+        )
+
+    def _path(self, directory: pathlib.Path, step: int) -> str:
+        return f"{directory}/step-{step}"
+
+    def _restore(self, path: str) -> None:
         try:
-            status = self._checkpoint.restore(path)
-            status.assert_consumed()
+            self._checkpoint.restore(path).assert_consumed()
         except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
             raise RunError(f"{path} does not restore this run: {reason(error)}") from error
-        return True
+
+    def has_best(self) -> bool:
+        """Whether the best state so far is on disk, and can be read to its last byte."""
+        step = int(self._state.progress["best_step"].numpy())
+        return step in saved_steps(self._best_dir) and _is_readable(
+            self._path(self._best_dir, step)
+        )
 
     def save_last(self) -> None:
         """Saves the state as the last one, and deletes the oldest if there are too many.
 
+        Nothing is written where the state of this step is on disk already.
+
         Raises:
-            RunError: it cannot be written; earlier checkpoints are as they were.
+            SaveError: it cannot be written; earlier checkpoints are as they were.
         """
-        self._save(self._last)
+        if self.safe_step == self._state.step:
+            return
+        self._save("_last", self._last_dir)
+        self.safe_step = self._state.step
 
     def save_best(self) -> None:
         """As `save_last`, in the place of the best one so far."""
-        self._save(self._best)
+        self._save("_best", self._best_dir)
 
-    def _save(self, manager: tf.train.CheckpointManager) -> None:
+    def _save(self, which: str, directory: pathlib.Path) -> None:
+        if not self._writes:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:
+                self._checkpoint.write(f"{elsewhere}/step")
+            return
+        manager = getattr(self, which)
         before = manager.latest_checkpoint
-        target = f"{manager.directory}/step-{self._state.step}"
+        target = self._path(directory, self._state.step)
         try:
             path = manager.save(checkpoint_number=self._state.step)
         except (OSError, tf.errors.OpError) as error:
+            _tidy(directory)
             kept = f"{before} is still good" if before else "there is no earlier one"
-            raise RunError(f"cannot save {target}: {reason(error)}; {kept}") from error
+            raise SaveError(f"cannot save {target}: {reason(error)}; {kept}") from error
         if not self._verified:
             self._verify(path)
             self._verified = True
@@ -103,6 +206,73 @@ class Checkpoints:
         expected = self._state.num_variables() + 1
         if len(written) != expected:
             raise RunError(f"{path} holds {len(written)} variables of {expected}")
+
+
+def restore_together(checkpoints: Checkpoints, state: TrainState, workers: Workers) -> bool:
+    """As `Checkpoints.restore_last`, with every worker at the state that the chief finds good."""
+    found = checkpoints.restore_last() if workers.is_chief else False
+    step = int(workers.chiefs(state.step if found else -1))
+    if step >= 0 and not workers.is_chief:
+        checkpoints.restore_last(step)
+    # Nobody trains, and saves, before all have restored.
+    workers.total([0])
+    return step >= 0
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """Steps of the states in a directory, in order, as the files and not the list have them."""
+    found = [re.fullmatch(r"step-(\d+)\.index", path.name) for path in directory.glob("step-*")]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _listed_steps(directory: pathlib.Path) -> list[int]:
+    """Steps that the file `checkpoint` names; none where it is damaged."""
+    with contextlib.suppress(OSError):
+        text = (directory / "checkpoint").read_text(errors="replace")
+        return sorted({int(step) for step in re.findall(r'path: "step-(\d{1,18})"', text)})
+    return []
+
+
+def _list_anew(directory: pathlib.Path) -> None:
+    """Makes the file `checkpoint` name the states that are there."""
+    steps = saved_steps(directory)
+    if steps:
+        paths = [str(directory / f"step-{step}") for step in steps]
+        tf.train.update_checkpoint_state(str(directory), paths[-1], paths)
+    else:
+        # It is a trace of what was here; `CheckpointManager` would only stumble over it.
+        listed = directory / "checkpoint"
+        if listed.exists():
+            listed.replace(directory / (_DAMAGED + "checkpoint"))
+
+
+def _tidy(directory: pathlib.Path) -> None:
+    """Removes what a save that was cut short left behind."""
+    for path in directory.glob("step-*"):
+        match = _NAME.fullmatch(str(path))
+        whole = match and pathlib.Path(match[1] + ".index").exists()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not whole:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_readable(path: str) -> bool:
+    """Whether every tensor can be read, which compares its checksum."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception:  # As above.
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    """The first part of TensorFlow's reasons, which can be a page."""
+    text = reason(ValueError(text))
+    return text if len(text) < 120 else text[:117] + "..."
 
 
 def find_checkpoint(run_dir: pathlib.Path, which: str) -> str:
@@ -125,12 +295,9 @@ def find_checkpoint(run_dir: pathlib.Path, which: str) -> str:
         if place.is_dir():
             if (place / "config.json").exists() and (place / "checkpoints").is_dir():
                 place /= "checkpoints"
-            try:
-                found = tf.train.latest_checkpoint(str(place))
-            except (ValueError, tf.errors.OpError) as error:
-                raise RunError(f"{place / 'checkpoint'} is damaged: {reason(error)}") from error
-            if found:
-                return found
+            steps = saved_steps(place)
+            if steps:
+                return str(place / f"step-{steps[-1]}")
         file = _NAME.fullmatch(str(place))
         prefix = file[1] if file else str(place)
         if pathlib.Path(prefix + ".index").is_file():

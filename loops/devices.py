@@ -1,4 +1,4 @@
-"""Which devices a run uses: GPUs, or CPUs that stand in for them.
+"""Which devices a run uses: GPUs, or CPUs that stand in for them, here and on other machines.
 
 Synopsis:
 
@@ -7,24 +7,28 @@ Synopsis:
 
 import tensorflow as tf
 
+from loops.cluster import Cluster, connect
 from loops.errors import RunError
 
 
-def make_strategy(num_gpus: int, device: str) -> tuple[tf.distribute.Strategy, str | None]:
+def make_strategy(
+    num_gpus: int, device: str, cluster: Cluster | None = None
+) -> tuple[tf.distribute.Strategy, str | None]:
     """The strategy for `num_gpus` replicas. Call it before TensorFlow has run anything.
 
     Without a GPU the same number of replicas runs on logical CPU devices: slow, but the same
     arithmetic, so a run for several GPUs can be rehearsed anywhere.
 
     Args:
-        num_gpus: number of replicas, at least 1.
+        num_gpus: number of replicas on this machine, at least 1.
         device: "gpu" insists on GPUs, "cpu" refuses them, "auto" takes them if any is visible.
+        cluster: this machine and others; each has as many replicas.
 
     Returns:
         The strategy, and a line for the user where the CPU stands in for several GPUs.
 
     Raises:
-        RunError: fewer GPUs than asked for are visible.
+        RunError: fewer GPUs than asked for are visible, or the machines do not get together.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
@@ -37,12 +41,21 @@ def make_strategy(num_gpus: int, device: str) -> tuple[tf.distribute.Strategy, s
             )
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+        if cluster:
+            tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
+            return connect(cluster), None
         return _strategy([f"GPU:{i}" for i in range(num_gpus)]), None
     elif device == "gpu":
         raise RunError(
             f"--device=gpu with --num_gpus={num_gpus}, but TensorFlow sees 0 GPUs; "
             "BUILD.md says how to set one up, and --device=cpu does without"
         )
+    if cluster and num_gpus > 1:
+        raise RunError(
+            f"--num_gpus={num_gpus} on several machines needs GPUs; without, each has one replica"
+        )
+    if cluster:
+        return connect(cluster), None
     if num_gpus == 1:
         return _strategy(["CPU:0"]), None
     cpu = tf.config.list_physical_devices("CPU")[0]

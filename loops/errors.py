@@ -9,6 +9,14 @@ class RunError(RuntimeError):
     """The run cannot start or go on; the message says why and what would do."""
 
 
+class SaveError(RunError):
+    """Something could not be written; the message names the file."""
+
+
+class NumbersError(RunError):
+    """A loss, a gradient or a weight is not finite."""
+
+
 def reason(error: Exception) -> str:
     """The first line of what an error says, without TensorFlow's decoration."""
     if isinstance(error, OSError) and error.strerror:

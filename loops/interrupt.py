@@ -8,7 +8,7 @@ class Interrupted(Exception):
 
     Attributes:
         signal_number: the signal that asked.
-        step: the step that is saved.
+        step: the step of the last state that is saved.
     """
 
     def __init__(self, signal_number: int, step: int):

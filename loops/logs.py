@@ -1,6 +1,9 @@
 """What a run tells: rows in metrics.jsonl, scalars in TensorBoard, lines in the terminal."""
 
+import contextlib
+import functools
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -8,33 +11,65 @@ import time
 
 import tensorflow as tf
 
-from loops.errors import RunError, reason
+from loops.errors import SaveError, reason
+from loops.events import EventLog, write_scalars
 from loops.run_dir import METRICS, without_nan
 
 
 class MetricsLog:
-    """Rows of metrics, each written to metrics.jsonl and to TensorBoard.
+    """Rows of figures, to `metrics.jsonl` and to TensorBoard.
 
-    A row has "split" ("train", "val" or "test"), "step", "epoch" and figures. In TensorBoard each
-    split is a run of its own, so that its curves share the charts of the others.
+    Figures are what seed and configuration decide; `metrics.jsonl` holds nothing else, so that runs
+    can be compared byte by byte. Timings go to TensorBoard alone.
+
+    What cannot be written, for want of room, is kept, and written with the next row.
 
     Args:
         run_dir: directory of the run.
-        step: where the run stands; later rows, of steps that are made again, are dropped.
+        writes: False for a worker that is not the chief, which keeps the rows to itself.
     """
 
-    def __init__(self, run_dir: pathlib.Path, step: int):
-        self._run_dir = run_dir
+    def __init__(self, run_dir: pathlib.Path, *, writes: bool = True):
         self._path = run_dir / METRICS
-        self._writers = {}
-        # A run that goes on has not been scored on the test split, or scores it again.
-        self.rows = [r for r in self._read() if r["step"] <= step and r["split"] != "test"]
-        self._guard(self._rewrite)
+        self._writes = writes
+        self._events = {split: EventLog(run_dir / split) for split in ("train", "val", "test")}
+        # What is not written yet.
+        self._lines, self._points = [], []
+        self._rows = None
 
-    def _rewrite(self) -> None:
-        temporary = self._path.with_name(METRICS + ".new")
-        temporary.write_text("".join(map(_line, self.rows)))
-        temporary.replace(self._path)
+    @property
+    def rows(self) -> list[dict]:
+        """What was logged, in order."""
+        if self._rows is None:
+            with _guard(self._path):
+                self._rows = self._read()
+        return self._rows
+
+    def rewind(self, step: int, evaluated_step: int) -> None:
+        """Takes back what was logged behind a state that the run goes on from.
+
+        Args:
+            step: of the state. Rows of later steps will be made again, and so will those of the
+                test split.
+            evaluated_step: the last of which the state knows the validation scores.
+
+        Raises:
+            SaveError: it cannot be written.
+        """
+        last = {"train": step, "val": evaluated_step, "test": -1}
+        self._rows = [row for row in self.rows if row["step"] <= last.get(row["split"], -1)]
+        self._points = [point for point in self._points if point[1] <= last[point[0]]]
+        if not self._writes:
+            return
+        with _guard(self._path):
+            temporary = self._path.with_name(METRICS + ".new")
+            temporary.write_text("".join(map(_line, self._rows)))
+            temporary.replace(self._path)
+        self._lines = []
+        for split, events in self._events.items():
+            with _guard(events.directory):
+                # A process that died in its first steps has the configuration to write again.
+                events.rewind(last[split] or -1)
 
     def _read(self) -> list[dict]:
         if not self._path.exists():
@@ -49,55 +84,75 @@ class MetricsLog:
                 rows.append(row)
         return rows
 
-    def _guard(self, write) -> None:
-        try:
-            write()
-        except (OSError, tf.errors.OpError) as error:
-            raise RunError(f"cannot write to {self._run_dir}: {reason(error)}") from error
-
-    def _append(self, row: dict) -> None:
-        with self._path.open("a") as file:
-            file.write(_line(row))
-
-    def _writer(self, split: str) -> tf.summary.SummaryWriter:
-        if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(str(self._run_dir / split))
-        return self._writers[split]
-
-    def write(self, split: str, step: int, epoch: float, **figures: float) -> None:
+    def write(
+        self, split: str, step: int, epoch: float, timings: dict | None = None, **figures: float
+    ) -> None:
         """Logs a row.
 
+        Args:
+            split: "train", "val" or "test".
+            step: the global step.
+            epoch: epochs seen.
+            timings: figures for TensorBoard alone.
+            figures: for both.
+
         Raises:
-            RunError: it cannot be written.
+            SaveError: it cannot be written now.
         """
         row = {"split": split, "step": step, "epoch": round(epoch, 4), **figures}
         self.rows.append(row)
+        if self._writes:
+            self._lines.append(_line(row))
+            self._points.append((split, step, {**figures, **(timings or {})}))
+            self.flush()
 
-        def write():
-            self._append(row)
-            write_scalars(self._writer(split), step, figures)
+    def flush(self) -> None:
+        """Writes what could not be written before.
 
-        self._guard(write)
+        Raises:
+            SaveError: it cannot be written now.
+        """
+        while self._lines:
+            with _guard(self._path):
+                _append(self._path, self._lines[0])
+            self._lines.pop(0)
+        while self._points:
+            split, step, figures = self._points[0]
+            events = self._events[split]
+            with _guard(events.directory):
+                events.write(functools.partial(write_scalars, step, figures))
+            self._points.pop(0)
 
     def write_text(self, title: str, text: str) -> None:
-        """Shows a text, in Markdown, in TensorBoard."""
+        """Shows a text, in Markdown, in TensorBoard.
 
-        def write():
-            with self._writer("train").as_default(step=0):
-                tf.summary.text(title, text)
-            self._writer("train").flush()
+        Raises:
+            SaveError: it cannot be written.
+        """
+        events = self._events["train"]
+        if self._writes:
+            with _guard(events.directory):
+                events.write(lambda: tf.summary.text(title, text, step=0))
 
-        self._guard(write)
+
+@contextlib.contextmanager
+def _guard(path: pathlib.Path):
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise SaveError(f"cannot write {path}: {reason(error)}") from error
 
 
-def write_scalars(writer: tf.summary.SummaryWriter, step: int, figures: dict[str, float]) -> None:
-    """Charts figures in TensorBoard, with the accuracy also the error, which papers often plot."""
-    with writer.as_default(step=step):
-        for name, value in figures.items():
-            tf.summary.scalar(name, value)
-        if "top_1_accuracy" in figures:
-            tf.summary.scalar("top_1_error", 1 - figures["top_1_accuracy"])
-    writer.flush()
+def _append(path: pathlib.Path, text: str) -> None:
+    """Adds a line whole or not at all."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def _line(row: dict) -> str:
@@ -121,10 +176,11 @@ class Terminal:
 
     Args:
         stream: where to, by default standard output.
+        quiet: print nothing, as a worker that is not the chief.
     """
 
-    def __init__(self, stream=None):
-        self._stream = stream or sys.stdout
+    def __init__(self, stream=None, *, quiet: bool = False):
+        self._stream = open(os.devnull, "w") if quiet else stream or sys.stdout  # noqa: SIM115
         self._live = self._stream.isatty()
         self._last = time.monotonic()
 

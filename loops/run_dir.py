@@ -6,18 +6,23 @@ In it are:
     checkpoints/    the last states          best/    the best one
     train/ val/ test/    TensorBoard's event files
     metrics.jsonl   one line for each row that was logged
+    lock            held by the process that trains
     result.json     the test split's scores; only a finished run has it
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import math
+import os
 import pathlib
+import socket
 
-from loops.errors import RunError
+from loops.errors import RunError, SaveError
 
-CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LOCK = "config.json", "result.json", "metrics.jsonl", "lock"
 
 
 def without_nan(content):
@@ -41,7 +46,42 @@ def write_json(path: pathlib.Path, content: dict) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        raise SaveError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def locked(run_dir: pathlib.Path):
+    """Within `with`, no other process trains in this directory, which is made if need be.
+
+    The lock goes with the process, however it ends. Where the file system has no locks there is
+    none.
+
+    Raises:
+        RunError: another process has the lock, or there can be no directory.
+    """
+    path = run_dir / LOCK
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.seek(0)
+                who = file.read(200).strip() or "another process"
+                raise RunError(
+                    f"{run_dir} is in use: {who} trains in it. Wait for it or stop it, or give "
+                    "another --run_dir"
+                ) from None
+            # ENOLCK, ENOTSUP, ...: some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -116,8 +156,8 @@ def differences(old: dict, new: dict, free: tuple[str, ...]) -> list[str]:
     return flags + data
 
 
-def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
-    """Makes a run directory, or checks that the one that is there fits.
+def check_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
+    """Checks that a command can have a directory, and leaves it as it is.
 
     Args:
         run_dir: the directory.
@@ -140,11 +180,19 @@ def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict
             )
         return there
     # A start that failed may have left half a configuration.
-    if run_dir.is_dir() and any(p.name != CONFIG + ".new" for p in run_dir.iterdir()):
+    ours = (LOCK, CONFIG + ".new")
+    if run_dir.is_dir() and any(p.name not in ours for p in run_dir.iterdir()):
         raise RunError(f"{run_dir} is not a run directory, and not empty; use another --run_dir")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make {run_dir}: {error.strerror}") from error
-    write_json(run_dir / CONFIG, config)
     return None
+
+
+def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
+    """As `check_run`, and makes the directory and its configuration if they are new."""
+    there = check_run(run_dir, config, free)
+    if there is None:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make {run_dir}: {error.strerror}") from error
+        write_json(run_dir / CONFIG, config)
+    return there

@@ -5,6 +5,7 @@
 - `optimizer`: the global step and the slots
 - `window`: sums of the metrics since they were last logged
 - `progress`: the best validation scores, their step, and the step that was last evaluated
+- `guard`: what became of updates that were not finite
 - `loss_scale`: for float16, if it is in use
 """
 
@@ -73,6 +74,18 @@ class TrainState:
             "best_step": _scalar(-1, tf.int64, "best_step"),
             "evaluated_step": _scalar(-1, tf.int64, "evaluated_step"),
         }
+        self.guard = {
+            # Updates that were dropped, in all and without a good one in between.
+            "skipped": _scalar(0, tf.int64, "skipped"),
+            "in_a_row": _scalar(0, tf.int64, "in_a_row"),
+            # How often the run went back to a checkpoint, and the batches that it left out by it.
+            "restores": _scalar(0, tf.int64, "restores"),
+            "batches_left_out": _scalar(0, tf.int64, "batches_left_out"),
+            # Set when training cannot go on: loss and gradient norm of the next update.
+            "stuck": _scalar(False, tf.bool, "stuck"),
+            "loss": _scalar(0, tf.float32, "bad_loss"),
+            "gradient_norm": _scalar(0, tf.float32, "bad_gradient_norm"),
+        }
         if ema_net is not None:
             for average, variable in zip(ema_net.variables, net.variables, strict=True):
                 average.assign(variable)
@@ -87,6 +100,17 @@ class TrainState:
         """The net that is evaluated: the averages if there are any."""
         return self.net if self.ema_net is None else self.ema_net
 
+    def is_finite(self) -> bool:
+        """Whether every weight, statistic, average and slot is."""
+        return bool(self._is_finite())
+
+    @tf.function
+    def _is_finite(self):
+        nets = [self.net] + ([] if self.ema_net is None else [self.ema_net])
+        variables = [v for net in nets for v in net.variables] + self.optimizer.variables
+        floats = [v.value for v in variables if v.dtype.startswith(("float", "bfloat"))]
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in floats])
+
     def parts(self) -> dict[str, object]:
         """What a checkpoint holds, by name."""
         parts = {
@@ -94,6 +118,7 @@ class TrainState:
             "optimizer": optimizer_variables(self.optimizer, self.net),
             "window": self.window,
             "progress": self.progress,
+            "guard": self.guard,
         }
         if self.ema_net is not None:
             parts["ema_net"] = self.ema_net
@@ -110,5 +135,6 @@ class TrainState:
             + len(self.optimizer.variables)
             + len(self.window)
             + len(self.progress)
+            + len(self.guard)
             + (2 if self.loss_scale is not None else 0)
         )

@@ -22,8 +22,9 @@ class StepSettings:
 
     Attributes:
         global_batch_size: examples in an update, over all replicas.
-        accumulation: parts that each replica cuts its examples into, one after the other, to hold
-            fewer activations; BatchNorm sees each part alone.
+        accumulation: parts that a batch is cut into, one after the other, to hold fewer
+            activations; BatchNorm sees each part alone. Each replica's examples are its share of
+            the first part, then of the second, and so on.
         label_smoothing: see `loops.metrics.cross_entropy`.
         weight_decay: see `loops.optimizer`.
         decoupled_decay: whether the decay bypasses the update rule.
@@ -35,6 +36,9 @@ class StepSettings:
         seed: of what the net draws (dropout); None for a net that draws nothing, and is called
             without.
         jit: compile forward and backward pass with XLA.
+        on_nan: what becomes of an update whose loss or gradient is not finite. It is never made.
+            "skip" counts it and goes on; "stop" and "restore" leave the state as it was before,
+            for the host to decide.
     """
 
     global_batch_size: int
@@ -47,6 +51,11 @@ class StepSettings:
     auxiliary_weight: float = 0.0
     seed: int | None = None
     jit: bool = False
+    on_nan: str = "stop"
+
+
+# Where so many updates in a row are not finite, going on is of no use.
+MOST_SKIPS_IN_A_ROW = 100
 
 
 class TrainStep:
@@ -74,68 +83,112 @@ class TrainStep:
 
     @tf.function
     def run(self, iterator, num_steps: tf.Tensor) -> None:
-        """Makes `num_steps` updates, an int32 scalar, without leaving the device."""
-        for _ in tf.range(num_steps):
+        """Makes `num_steps` updates, an int32 scalar, without leaving the device.
+
+        It leaves early where numbers go wrong, with `state.guard["stuck"]` set.
+        """
+        made = tf.zeros_like(num_steps)
+        while made < num_steps and not self.state.guard["stuck"]:
             self._step(next(iterator))
+            made += 1
 
     def _step(self, batch) -> None:
         """One update, in cross-replica context."""
-        state, settings = self.state, self.settings
-        gradients, norm, sums = self.strategy.run(self._replica_step, args=batch)
-        norm = self.strategy.experimental_local_results(norm)[0]
-        sums = {k: self.strategy.reduce("SUM", v, axis=None) for k, v in sums.items()}
-        if state.loss_scale is None:
-            self._apply(gradients)
-        else:
-            finite = tf.math.is_finite(norm)
-            tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-            state.loss_scale.update(finite)
-        # The step is counted even where float16 drops an update: its batch has been seen.
-        state.optimizer.iterations.assign_add(1)
-        self._average()
-        window = state.window
-        for name in ("loss", "correct"):
-            window[name].assign_add(tf.cast(sums[name], tf.float64))
-        window["examples"].assign_add(settings.global_batch_size)
-        if state.loss_scale is not None:
-            norm = tf.where(tf.math.is_finite(norm), norm, 0.0)  # Overflow is a matter of course.
-        window["gradient_norm"].assign_add(tf.cast(norm, tf.float64))
-        window["steps"].assign_add(1)
+        gradients, *sums = self.strategy.run(self._replica_step, args=batch)
+        # Summed over the replicas, so that each of them has the same.
+        norm, loss, correct = (self.strategy.experimental_local_results(x)[0] for x in sums)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        overflow = self._rescale(norm, loss)
+        counted = self._guard(finite, overflow, norm, loss)
+        tf.cond(finite, lambda: self._apply(gradients), lambda: None)
+        self.state.optimizer.iterations.assign_add(tf.cast(counted, tf.int64))
+        tf.cond(finite, self._average, lambda: None)
+
+        # What is not finite is left out, not multiplied by 0.
+        window, examples = self.state.window, self.settings.global_batch_size
+        for name, value in (("loss", loss), ("correct", correct), ("gradient_norm", norm)):
+            window[name].assign_add(tf.where(finite, tf.cast(value, tf.float64), 0.0))
+        window["examples"].assign_add(tf.where(finite, tf.constant(examples, tf.int64), 0))
+        window["steps"].assign_add(tf.cast(finite, tf.int64))
+
+    def _rescale(self, norm, loss) -> tf.Tensor:
+        """Moves the loss scale; whether it was so high that the gradients overflowed, scalar bool.
+
+        That is a matter of course in float16, and no sign of wrong numbers.
+        """
+        scale = self.state.loss_scale
+        if scale is None:
+            return tf.constant(False)
+        fits = tf.math.is_finite(norm)
+        overflow = ~fits & tf.math.is_finite(loss) & (scale.scale > 1)
+        tf.cond(fits | overflow, lambda: scale.update(fits), lambda: None)
+        return overflow
+
+    def _guard(self, finite, overflow, norm, loss) -> tf.Tensor:
+        """Takes note of an update with wrong numbers; whether the step counts, scalar bool.
+
+        A step whose update is dropped counts: its batch has been seen.
+        """
+        guard, skips = self.state.guard, self.settings.on_nan == "skip"
+        wrong = ~finite & ~overflow
+        one = tf.cast(wrong, tf.int64)
+        if skips:
+            guard["skipped"].assign_add(one)
+        guard["in_a_row"].assign(tf.where(finite, 0 * one, guard["in_a_row"] + one))
+        most = MOST_SKIPS_IN_A_ROW if skips else 1
+        guard["stuck"].assign(guard["in_a_row"] >= most)
+        loss /= self.settings.global_batch_size
+        for name, value in (("loss", loss), ("gradient_norm", norm)):
+            guard[name].assign(tf.where(wrong, value, guard[name]))
+        return ~wrong if not skips else tf.constant(True)
 
     def _replica_step(self, images, labels):
-        """One replica's part: gradients of the whole batch, their norm, and its own sums."""
+        """One replica's part.
+
+        Returns, of the whole batch and the same on every replica: gradients, their norm, and the
+        sums over the examples of the loss and of the correct answers.
+        """
         settings = self.settings
         gradients, sums = None, None
+        statistics = [v.read_value() for v in self._statistics]
         parts = settings.accumulation
         replicas = tf.distribute.get_replica_context()
-        # Which rows of the global batch these are.
-        first = replicas.replica_id_in_sync_group * tf.shape(images)[0]
-        for image_part, label_part in zip(
-            tf.split(images, parts), tf.split(labels, parts), strict=True
+        for part, (image_part, label_part) in enumerate(
+            zip(tf.split(images, parts), tf.split(labels, parts), strict=True)
         ):
+            # All replicas together have a part, so that it is the same on any number of them.
+            place = part * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
             new_gradients, new_sums = self._gradients(
-                image_part, label_part, self.state.optimizer.iterations.value, first
+                image_part,
+                label_part,
+                self.state.optimizer.iterations.value,
+                place * tf.shape(image_part)[0],
             )
-            first += tf.shape(image_part)[0]
             if gradients is None:
                 gradients, sums = new_gradients, new_sums
             else:
                 gradients = [a + b for a, b in zip(gradients, new_gradients, strict=True)]
-                sums = {name: sums[name] + new_sums[name] for name in sums}
-        gradients = replicas.all_reduce("SUM", gradients)
+                sums = [a + b for a, b in zip(sums, new_sums, strict=True)]
+        gradients, sums = replicas.all_reduce("SUM", (gradients, sums))
         if self.state.loss_scale is not None:
             gradients = [gradient / self.state.loss_scale.scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         if settings.clip_norm:
             gradients = clip_by_global_norm(gradients, norm, settings.clip_norm)
-        if self.strategy.num_replicas_in_sync > 1 and self._statistics:
-            means = replicas.all_reduce("MEAN", [v.read_value() for v in self._statistics])
-            for variable, mean in zip(self._statistics, means, strict=True):
-                variable.assign(mean)
-        return gradients, norm, sums
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
+        self._settle(statistics, finite)
+        return gradients, norm, *sums
+
+    def _settle(self, before, finite) -> None:
+        """Moving statistics become their mean over replicas, or go back to before the step."""
+        after = [v.read_value() for v in self._statistics]
+        if self.strategy.num_replicas_in_sync > 1 and after:
+            after = tf.distribute.get_replica_context().all_reduce("MEAN", after)
+        for variable, old, new in zip(self._statistics, before, after, strict=True):
+            variable.assign(tf.where(finite, new, old))
 
     def _gradients_of(self, images, labels, step, first_row):
-        """Gradients of the scaled loss of some examples, and the sums of their metrics."""
+        """Gradients of the scaled loss of some examples; their sums of loss and correct answers."""
         settings = self.settings
         draws = {}
         if settings.seed is not None:
@@ -154,10 +207,7 @@ class TrainStep:
             loss = tf.reduce_sum(total) / settings.global_batch_size
             if self.state.loss_scale is not None:
                 loss *= self.state.loss_scale.scale
-        sums = {
-            "loss": tf.reduce_sum(losses),
-            "correct": tf.reduce_sum(top_k_correct(labels, logits, k=1)),
-        }
+        sums = [tf.reduce_sum(losses), tf.reduce_sum(top_k_correct(labels, logits, k=1))]
         return tape.gradient(loss, self._weights), sums
 
     def _apply(self, gradients) -> None:

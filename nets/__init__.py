@@ -128,6 +128,7 @@ def build(
     stem: str | None = None,
     auxiliary: bool = True,
     batch_norm_momentum: float | None = None,
+    sync_batch_norm: bool = False,
 ) -> Net:
     """Makes a net and all its variables.
 
@@ -140,6 +141,7 @@ def build(
         stem: "small" or "large"; None for what suits the images.
         auxiliary: whether a net that has auxiliary heads gets them.
         batch_norm_momentum: see `nets.net.Net`; None for the net's own.
+        sync_batch_norm: whether replicas normalize with the statistics of the whole batch.
 
     Raises:
         NetError: there is no net of that name, or the images are too small for it.
@@ -150,5 +152,6 @@ def build(
     net = NETS[name](num_classes, stem=stem, **({"auxiliary": auxiliary} if has_heads else {}))
     if batch_norm_momentum is not None:
         net.batch_norm_momentum = batch_norm_momentum
+    net.sync_batch_norm = sync_batch_norm
     net(tf.zeros((1, *image_shape)), training=False)
     return net

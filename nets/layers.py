@@ -31,19 +31,28 @@ class BatchNorm(tf.keras.layers.Layer):
     moving statistics follow them: `moving = momentum * moving + (1 - momentum) * batch`. The batch
     variance that enters the moving variance is the unbiased one, with n - 1 in the denominator.
 
-    Each replica normalizes with the statistics of its own examples. The moving statistics are
-    variables that are assigned on each replica and read as the mean over the replicas.
+    Each replica normalizes with the statistics of its own examples, unless `synchronized`: then
+    with those of all replicas' examples, as one replica with the whole batch would. The moving
+    statistics are variables that are assigned on each replica and read as the mean over the
+    replicas.
 
     Args:
         momentum: share of the old moving statistics that is kept at each update, in [0, 1].
             None: the net's (see `nets.net.Net`), or 0.9 outside of a net.
         epsilon: added to the variance. None: the net's, or 1e-5 outside of a net.
+        synchronized: whether replicas normalize together. None: as the net says, or False.
     """
 
-    def __init__(self, momentum: float | None = None, epsilon: float | None = None):
+    def __init__(
+        self,
+        momentum: float | None = None,
+        epsilon: float | None = None,
+        synchronized: bool | None = None,
+    ):
         super().__init__()
         self.momentum = momentum
         self.epsilon = epsilon
+        self.synchronized = synchronized
 
     def build(self, input_shape):
         self.momentum = 0.9 if self.momentum is None else self.momentum
@@ -73,12 +82,33 @@ class BatchNorm(tf.keras.layers.Layer):
                 is_training=False,
             )
             return outputs
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
-        )
+        replicas = tf.distribute.get_replica_context()
+        if self.synchronized and replicas is not None and replicas.num_replicas_in_sync > 1:
+            outputs, mean, variance = self._normalize_together(x, replicas)
+        else:
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                x, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
+            )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving.value * self.momentum + batch * (1 - self.momentum))
         return outputs
+
+    def _normalize_together(self, x, replicas):
+        """As the fused kernel, over the examples of all replicas, which have as many each."""
+        axes = list(range(x.shape.rank - 1))
+        values = tf.cast(x, tf.float32)
+        mean = replicas.all_reduce("MEAN", tf.reduce_mean(values, axes))
+        # In two passes: a mean of squares less a squared mean would lose the digits of a variance
+        # that is small beside the mean.
+        squares = tf.math.squared_difference(values, mean)
+        variance = replicas.all_reduce("MEAN", tf.reduce_mean(squares, axes))
+        outputs = tf.nn.batch_normalization(
+            values, mean, variance, self.beta.value, self.gamma.value, self.epsilon
+        )
+        channels = tf.cast(tf.shape(x)[-1], tf.float32)
+        count = tf.cast(tf.size(x), tf.float32) / channels * replicas.num_replicas_in_sync
+        unbiased = variance * count / tf.maximum(count - 1, 1)
+        return tf.cast(outputs, x.dtype), mean, unbiased
 
 
 class Convolution(Composite):

@@ -40,6 +40,7 @@ class Net(tf.keras.layers.Layer):
     And what the paper, or else its authors' code, says of the whole net:
         smallest_size: least height and width of images.
         batch_norm_momentum, batch_norm_epsilon: of every BatchNorm that has none of its own.
+        sync_batch_norm: whether replicas normalize together.
         auxiliary_weight: share of each auxiliary head's loss in the training loss.
         label_smoothing: that the net is trained with, unless told otherwise.
     """
@@ -50,6 +51,7 @@ class Net(tf.keras.layers.Layer):
     # He et al.'s released code: Torch's momentum of 0.1 for new statistics, epsilon 1e-5.
     batch_norm_momentum = 0.9
     batch_norm_epsilon = 1e-5
+    sync_batch_norm = False
     auxiliary_weight = 0.0
     label_smoothing = 0.0
 
@@ -71,6 +73,8 @@ class Net(tf.keras.layers.Layer):
                     layer.momentum = self.batch_norm_momentum
                 if layer.epsilon is None:
                     layer.epsilon = self.batch_norm_epsilon
+                if layer.synchronized is None:
+                    layer.synchronized = self.sync_batch_norm
 
     def __call__(self, images, *, training, seed=None, rows=(0, None)):
         """Gives the logits.

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.augment import Augmentation
-from data.pipeline import data_error, eval_batches, example_numbers, train_batches
+from data.pipeline import Share, data_error, eval_batches, example_numbers, train_batches
 from data.source import ArraySource, DataError
 
 ALL = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.4, cutmix=1.0)
@@ -80,10 +80,86 @@ def test_another_seed_is_another_batch():
 
 
 def test_replicas_get_consecutive_slices_of_the_same_batch():
-    whole, slices = batches(), batches(replicas=2)
+    whole, slices = batches(), batches(share=Share(replicas=2, here=2))
     pairs = zip(slices[::2], slices[1::2], strict=True)
     joined = [tuple(np.concatenate(p) for p in zip(a, b, strict=True)) for a, b in pairs]
     assert_equal(whole, joined)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    parts=st.integers(1, 4), workers=st.integers(1, 5), here=st.integers(1, 4), n=st.integers(1, 6)
+)
+def test_shares_are_disjoint_and_together_whole(parts, workers, here, n):
+    replicas = workers * here
+    size = parts * replicas * n
+    shares = [Share(replicas, here * w, here, parts).rows(size) for w in range(workers)]
+    assert all(rows.shape == (here, parts * n) for rows in shares)
+    rows = np.concatenate(shares)
+    np.testing.assert_array_equal(np.sort(rows.reshape(-1)), np.arange(size))
+    # The k-th parts of all replicas together are the k-th part of the batch.
+    for part in range(parts):
+        of_part = rows[:, part * n : (part + 1) * n].reshape(-1)
+        np.testing.assert_array_equal(of_part, np.arange(size).reshape(parts, -1)[part])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    workers=st.sampled_from([1, 2, 3]),
+    here=st.sampled_from([1, 2]),
+    parts=st.sampled_from([1, 2]),
+    start=st.integers(0, 9),
+    size=st.integers(1, 60),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_workers_together_have_the_batches_of_one(workers, here, parts, start, size, seed):
+    """From any step on, bit for bit, with every draw; and each reads only its own examples."""
+    data, batch_size = source(size), 48
+    whole = batches(start, start + 2, batch_size, source=data, seed=seed)
+    for worker in range(workers):
+        share = Share(workers * here, here * worker, here, parts)
+        counted = Counting(data)
+        found = batches(start, start + 2, batch_size, source=counted, seed=seed, share=share)
+        expected = [
+            tuple(x[rows] for x in batch) for batch in whole for rows in share.rows(batch_size)
+        ]
+        assert_equal(found, expected)
+        assert counted.fetched == 2 * batch_size // workers
+
+
+class Counting(ArraySource):
+    """Counts what is read of it."""
+
+    def __init__(self, data):
+        super().__init__(data.images, data.labels)
+        self.fetched = 0
+
+    def fetch(self, indices):
+        self.fetched += len(indices)
+        return super().fetch(indices)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    start=st.integers(0, 40),
+    size=st.integers(1, 50),
+    batch_size=st.integers(1, 12).map(lambda n: 2 * n),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_start_at_any_step_is_the_same_as_skipping_to_it(start, size, batch_size, seed):
+    kwargs = {"source": source(size), "seed": seed}
+    skipped = batches(0, start + 2, batch_size, **kwargs)[start:]
+    assert_equal(batches(start, start + 2, batch_size, **kwargs), skipped)
+
+
+def test_a_batch_must_divide():
+    with pytest.raises(DataError, match="batch_size=10 does not divide by 4"):
+        batches(batch_size=10, share=Share(replicas=2, parts=2))
+
+
+def test_pairs_stay_together_on_a_worker():
+    with pytest.raises(DataError, match="use a larger --batch_size"):
+        batches(batch_size=6, share=Share(replicas=2))
 
 
 def test_a_draw_for_each_image_and_each_step():
@@ -143,7 +219,7 @@ def test_evaluation_sees_each_example_once(size, replicas):
         global_batch_size=8,
         mean=(0.0,) * 3,
         std=(1 / 255,) * 3,
-        replicas=replicas,
+        share=Share(replicas=replicas, here=replicas),
     )
     seen = []
     for images, labels, mask in dataset:

@@ -102,12 +102,21 @@ def take_steps(strategy, state, batches, **settings):
     size = len(batches[0][0])
     step = TrainStep(strategy, state, StepSettings(global_batch_size=size, **settings))
     replicas = strategy.num_replicas_in_sync
-    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+    rows = shares(size, settings.get("accumulation", 1), replicas)
+    images, labels = (
+        np.concatenate([x[rows] for x in part]) for part in zip(*batches, strict=True)
+    )
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     dataset = dataset.batch(size // replicas, drop_remainder=True)
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
     step.run(iterator, tf.constant(len(batches)))
     return step
+
+
+def shares(size, parts, replicas):
+    """Rows of a batch, replica by replica: each has its share of every part."""
+    rows = np.arange(size).reshape(parts, replicas, -1)
+    return np.concatenate([rows[:, replica].reshape(-1) for replica in range(replicas)])
 
 
 def draws_by_hand(seed, step, total):

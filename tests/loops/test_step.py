@@ -122,6 +122,16 @@ def test_label_smoothing_reaches_the_update(one_replica):
     assert_close(weights(state.net), [w - 0.1 * g for w, g in zip(before, gradients, strict=True)])
 
 
+def test_accumulated_parts_are_those_of_one_replica(one_replica, two_replicas):
+    """BatchNorm's statistics of each part come from the same examples, so they end alike."""
+    found = []
+    for strategy in (one_replica, two_replicas):
+        state = make_state(strategy, net=Statistics)
+        take_steps(strategy, state, [examples(16, seed=s) for s in range(2)], accumulation=2)
+        found.append(state.net.moving_mean.numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_accumulation_is_the_same_update(strategy, accumulation):
     parts, whole = make_state(strategy), make_state(strategy)
@@ -204,15 +214,66 @@ def test_float16_scales_and_unscales(strategy):
 
 def test_float16_overflow_on_one_replica_drops_the_update_on_all(two_replicas):
     state, (images, labels) = make_state(two_replicas, loss_scale=True, ema=True), examples()
-    before = weights(state.net)
-    images[-1] = np.inf
+    before = weights(state.net), weights(state.ema_net)
+    images[-1] = 1e36  # Finite, and so is its loss, but not its gradient times 2^15.
     take_steps(two_replicas, state, [(images, labels)], ema_decay=0.9)
-    assert_close(weights(state.net), before, rtol=0, atol=0)
+    for part, values in zip((state.net, state.ema_net), before, strict=True):
+        assert_close(weights(part), values, rtol=0, atol=0)
+    assert not state.guard["stuck"].numpy()
+    assert state.guard["skipped"].numpy() == 0
     for slot in state.optimizer.variables:
         assert np.all(np.isfinite(slot.numpy()))
         assert slot is state.optimizer.iterations or np.all(slot.numpy() == 0)
     assert state.loss_scale.scale.numpy() == 2.0**14
     assert state.step == 1
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("loss_scale", [False, True])
+@pytest.mark.parametrize("on_nan", ["stop", "restore", "skip"])
+def test_wrong_numbers_on_one_replica_change_nothing_on_any(strategy, bad, loss_scale, on_nan):
+    """Neither weights, slots, averages nor BatchNorm's statistics; only "skip" counts the step."""
+    state = make_state(strategy, net=Statistics, optimizer="adam", ema=True, loss_scale=loss_scale)
+    good, (images, labels) = examples(), examples(seed=1)
+    images[-1, 0] = bad
+    take_steps(strategy, state, [good], ema_decay=0.9)
+    parts = state.net, state.ema_net
+
+    def slots():
+        return [v.numpy() for v in state.optimizer.variables if v is not state.optimizer.iterations]
+
+    before, slots_before = [weights(part) for part in parts], slots()
+    window = {name: v.numpy() for name, v in state.window.items()}
+    take_steps(strategy, state, [(images, labels), good], ema_decay=0.9, on_nan=on_nan)
+    guard = {name: v.numpy() for name, v in state.guard.items()}
+    assert guard["stuck"] == (on_nan != "skip")
+    assert not np.isfinite(guard["loss"])
+    if on_nan == "skip":
+        assert (state.step, guard["skipped"], guard["in_a_row"]) == (3, 1, 0)
+        assert state.window["examples"].numpy() == 16
+        assert np.isfinite(state.window["loss"].numpy())
+        # The good step behind it was made.
+        assert np.any(weights(state.net)[0] != before[0][0])
+        return
+    assert (state.step, guard["skipped"]) == (1, 0)
+    for part, values in zip(parts, before, strict=True):
+        assert_close(weights(part), values, rtol=0, atol=0)
+    assert_close(slots(), slots_before, rtol=0, atol=0)
+    for name, value in window.items():
+        assert state.window[name].numpy() == value
+    for variable in (
+        state.net.moving_mean.value.values if hasattr(state.net.moving_mean.value, "values") else ()
+    ):
+        assert np.all(np.isfinite(variable.numpy()))
+
+
+def test_skips_without_an_end_are_stopped(one_replica, monkeypatch):
+    monkeypatch.setattr("loops.step.MOST_SKIPS_IN_A_ROW", 3)
+    state, (images, labels) = make_state(one_replica), examples()
+    images[0] = np.nan
+    take_steps(one_replica, state, [(images, labels)] * 5, on_nan="skip")
+    assert state.guard["stuck"].numpy()
+    assert (state.step, state.guard["skipped"].numpy()) == (3, 3)
 
 
 def test_float16_scale_grows_after_good_steps(one_replica):
