@@ -390,7 +390,13 @@ def _define_keeping(define: _Define) -> None:
         "Directory of the run. Default: runs/ and a name that comes from the configuration, so "
         "that the same command goes on with its run.",
     )
-    define.integer("keep_checkpoints", 3, "How many of the last checkpoints are kept.")
+    define.integer(
+        "keep_checkpoints",
+        3,
+        "How many of the last checkpoints are kept, at least 2: one is left if the newest is "
+        "damaged.",
+        lowest=2,
+    )
     define.number(
         "save_minutes",
         10.0,

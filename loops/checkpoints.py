@@ -5,8 +5,9 @@
     checkpoints.save_last()
 
 `checkpoints/` holds the last few states and `best/` the one with the best validation accuracy, each
-named by its global step: `checkpoints/step-1200`. A process may die at any moment, so no state that
-a run may need is ever overwritten, and at the start what a dead process left behind is tidied up.
+named by its global step: `checkpoints/step-1200`. A process may die at any moment. There is always
+a whole state besides the one that is being written, and what a dead process has left behind is
+tidied up at the next start.
 """
 
 import contextlib
@@ -32,13 +33,10 @@ _DAMAGED = "damaged-"
 class Checkpoints:
     """The checkpoints of a run that is training.
 
-    Attributes:
-        safe_step: the step at which the state was restored or saved last, or None.
-
     Args:
         state: all its variables made.
         run_dir: directory of the run.
-        keep: how many of the last states stay on disk.
+        keep: how many of the last states stay on disk, at least 2.
         writes: False for a worker that is not the chief. It takes part in saving, since variables
             are read by all workers together, but what it writes is thrown away.
         say: is told, in a line, of a checkpoint that is damaged.
@@ -65,7 +63,8 @@ class Checkpoints:
             self._last = self._manager(self._last_dir, keep)
             self._best = self._manager(self._best_dir, 1)
         self._verified = False
-        self.safe_step = None
+        # Which state was restored or saved last.
+        self._safe = None
 
     def _manager(self, directory: pathlib.Path, keep: int) -> tf.train.CheckpointManager:
         _tidy(directory)
@@ -101,7 +100,7 @@ class Checkpoints:
             if faults:
                 self._say(f"going on from {path}, the one before")
                 self._set_aside([bad for bad, _ in faults])
-            self.safe_step = number
+            self._safe = self._now()
             return True
         if faults or self._has_been_saved():
             why = f" ({_short(faults[0][1])})" if faults else ""
@@ -148,6 +147,14 @@ class Checkpoints:
             "eval.py --checkpoint=last scores the last"
         )
 
+    def _now(self) -> tuple[int, int]:
+        return self._state.step, int(self._state.progress["evaluated_step"].numpy())
+
+    @property
+    def safe_step(self) -> int | None:
+        """The step at which the state was restored or saved last; None before."""
+        return None if self._safe is None else self._safe[0]
+
     def _path(self, directory: pathlib.Path, step: int) -> str:
         return f"{directory}/step-{step}"
 
@@ -167,15 +174,16 @@ class Checkpoints:
     def save_last(self) -> None:
         """Saves the state as the last one, and deletes the oldest if there are too many.
 
-        Nothing is written where the state of this step is on disk already.
+        Nothing is written where the state is on disk already. One of the same step, but from before
+        its evaluation, is overwritten; the one before it is then what a kill leaves.
 
         Raises:
             SaveError: it cannot be written; earlier checkpoints are as they were.
         """
-        if self.safe_step == self._state.step:
+        if self._safe == self._now():
             return
         self._save("_last", self._last_dir)
-        self.safe_step = self._state.step
+        self._safe = self._now()
 
     def save_best(self) -> None:
         """As `save_last`, in the place of the best one so far."""
@@ -229,7 +237,7 @@ def _listed_steps(directory: pathlib.Path) -> list[int]:
     """Steps that the file `checkpoint` names; none where it is damaged."""
     with contextlib.suppress(OSError):
         text = (directory / "checkpoint").read_text(errors="replace")
-        return sorted({int(step) for step in re.findall(r'path: "step-(\d{1,18})"', text)})
+        return sorted({int(step) for step in re.findall(r'paths?: "step-(\d{1,18})"', text)})
     return []
 
 
@@ -238,7 +246,7 @@ def _list_anew(directory: pathlib.Path) -> None:
     steps = saved_steps(directory)
     if steps:
         paths = [str(directory / f"step-{step}") for step in steps]
-        tf.train.update_checkpoint_state(str(directory), paths[-1], paths)
+        tf.compat.v1.train.update_checkpoint_state(str(directory), paths[-1], paths)
     else:
         # It is a trace of what was here; `CheckpointManager` would only stumble over it.
         listed = directory / "checkpoint"
