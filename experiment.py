@@ -14,7 +14,7 @@ import data
 import nets
 from loops import run_dir as run_dirs
 from loops.checkpoints import Checkpoints, restore_together
-from loops.cluster import Cluster, Workers, find_cluster, is_lost_worker
+from loops.cluster import Cluster, Workers, find_cluster, lost_worker
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
 from loops.evaluate import Scores
@@ -47,8 +47,9 @@ def plain_errors():
         cause = data.data_error(error)
         if cause is not None:
             cli.fail(str(cause))
-        if is_lost_worker(error):
-            cli.fail("a worker is gone, and its run stops here; start all workers again to go on")
+        lost = lost_worker(error)
+        if lost is not None:
+            cli.fail(lost)
         if "OOM" not in error.message:
             raise
         cli.fail(f"out of memory; lower --batch_size or raise --accumulation ({reason(error)})")
@@ -400,6 +401,8 @@ def _run(command, there, run_dir, dataset, start, workers: Workers, terminal) ->
     }
     if workers.is_chief:
         run_dirs.write_json(run_dir / run_dirs.RESULT, result)
+    if not workers.part() and run_dirs.read_result(run_dir) is None:
+        raise RunError("the chief is gone before it wrote the result; start all workers again")
     _say_finished(terminal, run_dir, result)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from loops.cluster import Workers
+from loops.cluster import Workers, lost_worker
 from loops.errors import RunError, SaveError, reason
 from loops.run_dir import METRICS
 from loops.state import TrainState
@@ -162,6 +162,8 @@ class Checkpoints:
         try:
             self._checkpoint.restore(path).assert_consumed()
         except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
+            if lost_worker(error):
+                raise
             raise RunError(f"{path} does not restore this run: {reason(error)}") from error
 
     def has_best(self) -> bool:
@@ -200,6 +202,8 @@ class Checkpoints:
         try:
             path = manager.save(checkpoint_number=self._state.step)
         except (OSError, tf.errors.OpError) as error:
+            if lost_worker(error):
+                raise
             _tidy(directory)
             kept = f"{before} is still good" if before else "there is no earlier one"
             raise SaveError(f"cannot save {target}: {reason(error)}; {kept}") from error
@@ -246,7 +250,14 @@ def _list_anew(directory: pathlib.Path) -> None:
     steps = saved_steps(directory)
     if steps:
         paths = [str(directory / f"step-{step}") for step in steps]
-        tf.compat.v1.train.update_checkpoint_state(str(directory), paths[-1], paths)
+        tf.compat.v1.train.update_checkpoint_state(
+            str(directory),
+            paths[-1],
+            paths,
+            # Without, the manager would take them for ones to be kept for ever.
+            all_model_checkpoint_timestamps=[float(i + 1) for i in range(len(paths))],
+            last_preserved_timestamp=0.0,
+        )
     else:
         # It is a trace of what was here; `CheckpointManager` would only stumble over it.
         listed = directory / "checkpoint"

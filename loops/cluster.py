@@ -12,6 +12,7 @@ its clock or by a signal, it must first agree on with the others, or they would 
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -185,9 +186,22 @@ class Workers:
         """The chief's number."""
         return float(self.total([number if self.is_chief else 0.0])[0])
 
+    def part(self) -> bool:
+        """Waits for the others where nothing is left to be done together; whether they came.
 
-def is_lost_worker(error: tf.errors.OpError) -> bool:
-    """Whether TensorFlow says that another worker is gone."""
+        Without, the first that leaves would look like one that died.
+        """
+        try:
+            self.total([0])
+        except tf.errors.OpError as error:
+            if not lost_worker(error):
+                raise
+            return False
+        return True
+
+
+def lost_worker(error: Exception) -> str | None:
+    """What to tell if TensorFlow says that another worker is gone, and None if it does not."""
     kinds = (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
@@ -197,4 +211,8 @@ def is_lost_worker(error: tf.errors.OpError) -> bool:
         tf.errors.CancelledError,
     )
     words = ("Collective ops is aborted", "heartbeat", "/job:worker", "CoordinationService")
-    return isinstance(error, kinds) and any(word in error.message for word in words)
+    if not isinstance(error, kinds) or not any(word in error.message for word in words):
+        return None
+    named = re.search(r"/task:(\d+)", error.message)
+    who = f"worker {named[1]}" if named else "a worker"
+    return f"{who} is gone, so this one stops; start all workers again to go on"

@@ -232,6 +232,7 @@ class Trainer:
         # While the test split is scored the state is the best one, and the last is saved.
         if not self._scoring_test:
             self._save(self._checkpoints.save_last)
+        self._workers.part()
         raise Interrupted(asked[0], self._checkpoints.safe_step or 0)
 
     def _advance(self, batches, step: int, num_steps: int) -> int:

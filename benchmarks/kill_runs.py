@@ -1,0 +1,214 @@
+"""Kills trainings at random moments, and compares where they end with one that was never killed.
+
+    python benchmarks/kill_runs.py --kills=24 --seed=1
+
+Every configuration is trained once undisturbed, and once killed with SIGKILL again and again and
+started anew with the same command. Then weights, slots, averages, statistics, the best state,
+`metrics.jsonl`, `result.json` and TensorBoard's points must be the same, bit for bit. It prints a
+line for each kill, and exits with 1 if anything differs.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMON = (
+    "--dataset=digits", "--batch_size=64", "--device=cpu", "--deterministic", "--log_steps=7",
+    "--save_minutes=0.001", "--keep_checkpoints=2",
+)  # fmt: skip
+# By name: flags, and the number of workers.
+CONFIGURATIONS = {
+    "accumulation, clipping, averages": (
+        ("--epochs=8", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9"), 1,
+    ),
+    "adamw, mixup, cutmix, bfloat16": (
+        ("--epochs=8", "--optimizer=adamw", "--mixup=0.2", "--cutmix=1", "--cutout=3",
+         "--precision=mixed_bfloat16"), 1,
+    ),
+    "two replicas": (
+        ("--epochs=6", "--num_gpus=2", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9",
+         "--mixup=0.2", "--label_smoothing=0.1", "--precision=mixed_bfloat16"), 1,
+    ),
+    "two replicas in step, float16": (
+        ("--epochs=5", "--num_gpus=2", "--sync_batch_norm", "--precision=mixed_float16"), 1,
+    ),
+    "dropout and auxiliary heads": (
+        ("--epochs=1", "--net=inception_v1", "--learning_rate=0.01"), 1,
+    ),
+    "two workers": (("--epochs=5", "--sync_batch_norm", "--ema_decay=0.9"), 2),
+}  # fmt: skip
+
+
+def start(run_dir: pathlib.Path, args, workers: int = 1) -> list[subprocess.Popen]:
+    """Starts a training, a process for each worker."""
+    command = [sys.executable, str(ROOT / "train.py"), *COMMON, *args, f"--run_dir={run_dir}"]
+    ports = _free_ports(workers)
+    processes = []
+    for index in range(workers):
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        environment = os.environ | ({"TF_CONFIG": json.dumps(config)} if workers > 1 else {})
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        )
+    return processes
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    """Waits for a training to end well.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    for process in processes:
+        _, err = process.communicate(timeout=600)
+        if process.returncode:
+            raise RuntimeError(f"exit code {process.returncode}: {err[-2000:]}")
+
+
+def kill(processes: list[subprocess.Popen], victim: int, after: float) -> bool:
+    """Kills a process after some seconds; whether it was still there. The others stop by it."""
+    try:
+        processes[victim].wait(timeout=after)
+        alive = False
+    except subprocess.TimeoutExpired:
+        processes[victim].send_signal(signal.SIGKILL)
+        alive = True
+    for process in processes:
+        process.communicate(timeout=90)
+    return alive
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """What differs between two finished runs, a phrase each."""
+    found = []
+    if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
+        found.append("metrics.jsonl")
+    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    for result, run in zip(results, (one, other), strict=True):
+        result["checkpoint"] = result["checkpoint"].removeprefix(str(run))
+    if results[0] != results[1]:
+        found.append("result.json")
+    for part in ("checkpoints", "best"):
+        a, b = (_tensors(run / part) for run in (one, other))
+        names = sorted(a.keys() | b.keys())
+        found += [
+            f"{part}: {name}" for name in names if name not in a or not _equal(a[name], b.get(name))
+        ]
+    for split in ("train", "val", "test"):
+        a, b = (_points(run / split) for run in (one, other))
+        if len(set(b)) != len(b):
+            found.append(f"{split} has points twice")
+        if sorted(a) != sorted(b):
+            found.append(f"points of {split}")
+    return found
+
+
+def _equal(a, b) -> bool:
+    return b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """Everything in the newest checkpoint but what TensorFlow counts for itself."""
+    newest = max(directory.glob("step-*.index"), key=lambda p: int(re.findall(r"\d+", p.name)[-1]))
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+    names = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if "save_counter" not in name and "OBJECT_GRAPH" not in name
+    ]
+    return {"step": np.asarray(newest.name), **{n: np.asarray(reader.get_tensor(n)) for n in names}}
+
+
+def _points(directory: pathlib.Path) -> list[tuple]:
+    """(tag, step, value) of every point, but for the speed, which is the clock's."""
+    points = []
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            points += [
+                (value.tag, event.step, value.tensor.SerializeToString())
+                for value in event.summary.value
+                if value.tag != "images_per_second"
+            ]
+    return points
+
+
+def try_configuration(name: str, kills: int, generator: random.Random, home: pathlib.Path) -> list:
+    """Trains undisturbed and disturbed, and returns what differs."""
+    args, workers = CONFIGURATIONS[name]
+    undisturbed, disturbed = (home / f"{name}-{way}" for way in ("undisturbed", "disturbed"))
+    started = time.monotonic()
+    finish(start(undisturbed, args, workers))
+    seconds = time.monotonic() - started
+    print(f"{name}: {seconds:.0f} s undisturbed", flush=True)
+    made = 0
+    while made < kills:
+        after = generator.uniform(2, seconds)
+        victim = generator.randrange(workers)
+        if not kill(start(disturbed, args, workers), victim, after):
+            print("  it was finished before its next kill; once more from the start", flush=True)
+            disturbed = disturbed.with_name(disturbed.name + "-again")
+            continue
+        made += 1
+        rows = disturbed / "metrics.jsonl"
+        lines = len(rows.read_text().splitlines()) if rows.exists() else 0
+        saved = sorted(
+            int(re.findall(r"\d+", p.name)[-1]) for p in disturbed.glob("checkpoints/step-*.index")
+        )
+        place = f"{lines} rows, saved {saved or 'nothing'}"
+        print(f"  kill {made} of worker {victim} after {after:.2f} s: {place}", flush=True)
+    finish(start(disturbed, args, workers))
+    found = differences(undisturbed, disturbed)
+    print(f"  {'; '.join(found) if found else 'equal bit for bit'}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Tries all configurations, the kills shared out evenly."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=24, help="kills in all")
+    parser.add_argument("--seed", type=int, default=None, help="of the moments; default: the clock")
+    parser.add_argument("--only", help="part of a configuration's name")
+    args = parser.parse_args()
+    seed = args.seed if args.seed is not None else time.time_ns() % 2**32
+    generator = random.Random(seed)
+    names = [name for name in CONFIGURATIONS if (args.only or "") in name]
+    print(f"seed {seed}, {args.kills} kills over {len(names)} configurations", flush=True)
+    bad = []
+    with tempfile.TemporaryDirectory() as home:
+        for i, name in enumerate(names):
+            share = args.kills // len(names) + (i < args.kills % len(names))
+            if try_configuration(name, share, generator, pathlib.Path(home)):
+                bad.append(name)
+    print(f"different: {', '.join(bad)}" if bad else "all equal bit for bit")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
