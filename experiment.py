@@ -29,6 +29,11 @@ from nets.table import table
 
 # By optimizer: learning rate and weight decay where the flags leave them open.
 _DEFAULTS = {"sgd": (0.2, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+# Flags that a saved run has a value for: what `resolve` fills in.
+_RESOLVED = (
+    "stem", "label_smoothing", "batch_norm_momentum", "learning_rate", "weight_decay",
+    "warmup_epochs", "image_size", "crop_padding", "flip",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -38,6 +43,10 @@ def plain_errors():
         yield
     except (nets.NetError, PretrainedError, data.DataError, RunError) as error:
         cli.fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        cli.fail(f"cannot use {error.filename}: {error.strerror}")
     except Interrupted as interrupted:
         Terminal().line(f"stopped and saved at step {interrupted.step:,}; the same command goes on")
         raise SystemExit(cli.EXIT_SIGNAL + interrupted.signal_number) from None
@@ -109,6 +118,27 @@ def _check_batch(flags: dict) -> None:
             f"--batch_size={flags['batch_size']} does not divide by --num_gpus={flags['num_gpus']} "
             f"times --accumulation={flags['accumulation']}; use a multiple of {parts}"
         )
+
+
+def saved_config(run_dir: pathlib.Path) -> dict:
+    """The configuration of a saved run, checked as that of a command is.
+
+    Raises:
+        RunError: it is no configuration; the message names the file and what is wrong in it.
+    """
+    config = run_dirs.read_config(run_dir)
+    where = run_dir / run_dirs.CONFIG
+    flags = cli.check(config["flags"], cli.define_train_flags, str(where), needed=_RESOLVED)
+    flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
+    size, shape = flags["image_size"], config["data"]["image_shape"]
+    try:
+        nets.check_name(flags["net"])
+        _check_batch(flags)
+        if shape[:2] != [size, size]:
+            raise RunError(f"--image_size={size}, but data.image_shape is {shape}")
+    except (nets.NetError, RunError) as error:
+        raise RunError(f"{where}: {error}") from error
+    return {**config, "flags": flags}
 
 
 def build_net(config: dict):
@@ -299,7 +329,7 @@ def train(raw_flags: dict) -> None:
 
     run_dir = _run_dir(raw_flags["run_dir"], command)
     start = _start(command, run_dir)
-    there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
+    there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
     result = run_dirs.read_result(run_dir)
     if result is not None:
         terminal.line("This run is finished.")

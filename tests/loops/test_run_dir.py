@@ -16,7 +16,15 @@ from loops.run_dir import (
 
 CONFIG = {
     "flags": {"net": "inception10", "seed": 0, "num_gpus": 1},
-    "data": {"name": "digits", "class_names": ["0", "1"]},
+    "data": {
+        "name": "digits",
+        "class_names": ["0", "1"],
+        "image_shape": [8, 8, 1],
+        "mean": [0.3],
+        "std": [0.4],
+        "examples": {"train": 10, "test": 2},
+        "fingerprints": {"train": "0a", "test": "0b"},
+    },
 }
 
 
