@@ -41,7 +41,9 @@ _SAVED_TYPES = {
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
     words = (f"{w[:300]}...{w[-100:]}" if len(w) > 500 else w for w in message.split())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
+    line = " ".join(words)
+    line = f"{line[:1500]} ... {line[-300:]}" if len(line) > 2000 else line
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
@@ -57,6 +59,8 @@ def parse(argv: list[str], define_flags, values=flags.FLAGS) -> dict:
     names = define_flags(values)
     for name in names:  # So that --help lists them: absl lists those of the main module.
         values.register_key_flag_for_module(argv[0], values[name])
+    if {"--flagfile=", "-flagfile="} & set(argv):  # Which absl would leave out silently.
+        fail("--flagfile= names no file; give one, or leave it out")
     warnings = io.StringIO()
     try:
         # absl only warns of a file of flags that includes itself.
@@ -67,6 +71,10 @@ def parse(argv: list[str], define_flags, values=flags.FLAGS) -> dict:
     except UnicodeDecodeError as error:
         files = " ".join(argument for argument in argv if "flagfile" in argument)
         fail(f"{files} is not text, or includes what is not: {error}")
+    except ValueError as error:  # Of --nojit=1.
+        fail(f"{error}; --help lists the flags")
+    except RecursionError:  # absl looks for names that are like an unknown one.
+        fail(f"unknown flag {max(argv, key=len)}; --help lists the flags")
     if warnings.getvalue():
         fail(f"{warnings.getvalue()}; take it out of that file")
     if len(rest) > 1:

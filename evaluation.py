@@ -18,7 +18,7 @@ from loops.logs import Terminal, write_scalars
 def _load_like(config: dict, flags: dict) -> data.Dataset:
     """The run's dataset, or another with the same classes, as the run's net takes it."""
     own, height, _, channels = config["flags"], *config["data"]["image_shape"]
-    name = flags["dataset"] or own["dataset"]
+    name = own["dataset"] if flags["dataset"] is None else flags["dataset"]
     data_dir = flags["data_dir"]
     if data_dir is None and name == own["dataset"]:
         data_dir = own["data_dir"]

@@ -134,6 +134,8 @@ def saved_config(run_dir: pathlib.Path) -> dict:
     try:
         nets.check_name(flags["net"])
         _check_batch(flags)
+        if flags["dataset"] not in data.DATASETS:
+            raise RunError(f"--dataset={flags['dataset']} is none of {', '.join(data.DATASETS)}")
         if shape[:2] != [size, size]:
             raise RunError(f"--image_size={size}, but data.image_shape is {shape}")
     except (nets.NetError, RunError) as error:
