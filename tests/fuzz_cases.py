@@ -257,13 +257,26 @@ def mutated_configs(text: bytes) -> list[bytes]:
     for field in ("examples", "fingerprints"):
         for mutated in mutated_objects(config["data"][field], rng, 3):
             found.append(_dump({**config, "data": {**config["data"], field: json.loads(mutated)}}))
-    for changes in (
-        {"unheard_of": 1}, {"num_gpus": 3}, {"num_gpus": 64, "batch_size": 32}, {"run_dir": "x"},
-        {"image_size": 9}, {"dataset": "folder"}, {"val_fraction": 0.9999}, {"net": "resnet18"},
-        {"stem": "large", "net": "inception_v3"}, {"ema_decay": 0.5}, {"batch_size": 1_000_001},
-    ):  # fmt: skip
-        found.append(_dump({**config, "flags": {**config["flags"], **changes}}))
     return found
+
+
+# Flags of a saved run that contradict themselves or its data, each refused with the file's name;
+# and what only data, net or checkpoint can refuse.
+CONTRADICTIONS = (
+    {"unheard_of": 1}, {"run_dir": "x"}, {"num_gpus": 3}, {"num_gpus": 64, "batch_size": 32},
+    {"accumulation": 128}, {"image_size": 9}, {"batch_size": 1_000_001}, {"net": "x"},
+    {"dataset": "x"}, {"learning_rate": None}, {"step_epochs": [15, True]}, {"flip": 0},
+)  # fmt: skip
+LATE_CONTRADICTIONS = (
+    {"dataset": "folder"}, {"net": "resnet20"}, {"stem": "large", "net": "inception_v3"},
+    {"ema_decay": 0.5}, {"data_dir": "/no/such/place"},
+)  # fmt: skip
+
+
+def with_flags(text: bytes, changes: dict) -> bytes:
+    """A configuration with some flags changed."""
+    config = json.loads(text)
+    return _dump({**config, "flags": {**config["flags"], **changes}})
 
 
 def mutated_results(text: bytes) -> list[bytes]:

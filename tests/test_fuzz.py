@@ -194,6 +194,18 @@ def test_damaged_configurations(damaged, tmp_path):
     report(damaged.faults)
 
 
+def test_contradictory_configurations(damaged):
+    text = (damaged.saved_run / "config.json").read_bytes()
+    for changes in cases.CONTRADICTIONS:
+        damaged.put("config.json", cases.with_flags(text, changes))
+        for program in PROGRAMS:
+            assert "config.json" in damaged.outcome(program, may_pass=False), changes
+    for changes in cases.LATE_CONTRADICTIONS:
+        damaged.put("config.json", cases.with_flags(text, changes))
+        damaged.outcome("eval.py", may_pass=False)
+    report(damaged.faults)
+
+
 def test_damaged_results(damaged):
     for content in cases.mutated_results((damaged.saved_run / "result.json").read_bytes()):
         damaged.put("result.json", content)
