@@ -1,4 +1,4 @@
-"""The command line: flags, messages for people, a quiet start. Nothing else here knows absl.
+"""The command line: flags, messages for people, a quiet start. Only it and flag_kinds.py know absl.
 
 Synopsis:
 
@@ -6,12 +6,15 @@ Synopsis:
 """
 
 import contextlib
-import math
+import io
 import os
+import reprlib
 import signal
 import sys
 
 from absl import app, flags, logging
+
+from flag_kinds import MOST_EPOCHS, MOST_PIXELS, Define
 
 EXIT_BAD_INPUT = 2
 # A shell's convention for a process that a signal ended: 130 for SIGINT, 143 for SIGTERM.
@@ -26,10 +29,24 @@ UNNAMED_FLAGS = ("data_dir", "keep_checkpoints", "on_nan", "on_save_error", "sav
 # Flags that are no part of a run's configuration.
 COMMAND_FLAGS = ("cluster", "describe", "num_classes", "run_dir")
 
+# What a flag's value is in JSON, by absl's name of its type.
+_SAVED_TYPES = {
+    "bool": bool,
+    "float": (int, float),
+    "int": int,
+    "string": str,
+    "string enum": str,
+    "comma separated list of strings": list,
+}
+
 
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    print(f"{os.path.basename(sys.argv[0])}: {' '.join(message.split())}", file=sys.stderr)
+    words = (f"{w[:300]}...{w[-100:]}" if len(w) > 500 else w for w in message.split())
+    line = " ".join(words)
+    line = f"{line[:1500]} ... {line[-300:]}" if len(line) > 2000 else line
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -44,12 +61,69 @@ def parse(argv: list[str], define_flags, values=flags.FLAGS) -> dict:
     names = define_flags(values)
     for name in names:  # So that --help lists them: absl lists those of the main module.
         values.register_key_flag_for_module(argv[0], values[name])
+    if {"--flagfile=", "-flagfile="} & set(argv):  # Which absl would leave out silently.
+        fail("--flagfile= names no file; give one, or leave it out")
+    warnings = io.StringIO()
     try:
-        rest = values(argv)
+        # absl only warns of a file of flags that includes itself.
+        with contextlib.redirect_stderr(warnings):
+            rest = values(argv)
     except flags.Error as error:
         fail(f"{error}; --help lists the flags")
+    except UnicodeDecodeError as error:
+        files = " ".join(argument for argument in argv if "flagfile" in argument)
+        fail(f"{files} is not text, or includes what is not: {error}")
+    except ValueError as error:  # Of --nojit=1.
+        fail(f"{error}; --help lists the flags")
+    except RecursionError:  # absl looks for names that are like an unknown one.
+        fail(f"unknown flag {max(argv, key=len)}; --help lists the flags")
+    if warnings.getvalue():
+        fail(f"{warnings.getvalue()}; take it out of that file")
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}; flags start with --")
+    return {name: values[name].value for name in names}
+
+
+def _as_text(flag: flags.Flag, value) -> str | None:
+    """A flag's value in JSON as a command line has it, or None if it is of another type."""
+    if not isinstance(value, _SAVED_TYPES[flag.flag_type()]):
+        return None
+    if isinstance(value, bool):
+        return str(value) if flag.boolean else None
+    if not isinstance(value, list):
+        return str(value)
+    numbers = {type(item) for item in value} <= {int, float}
+    return ",".join(map(str, value)) if numbers else None
+
+
+def check(saved: dict, define_flags, where: str, *, needed: tuple[str, ...] = ()) -> dict:
+    """Flags from a file, checked as those of a command line; ends the program if one is wrong.
+
+    Args:
+        saved: values by name. A flag that is missing has its default: it may be younger.
+        define_flags: as for `parse`.
+        where: the file, for the message.
+        needed: flags that must have a value.
+    """
+    values = flags.FlagValues()
+    names = [name for name in define_flags(values) if name not in COMMAND_FLAGS]
+    argv = [where]
+    for name, value in saved.items():
+        if name not in names:
+            fail(f"{where}: there is no flag --{name}; mend the file, or use another run")
+        if value is None and values[name].value is None:
+            continue
+        text = _as_text(values[name], value)
+        if text is None:
+            fail(f"{where}: --{name} cannot be {reprlib.repr(value)}; mend the file")
+        argv.append(f"--{name}={text}")
+    try:
+        values(argv)
+    except flags.Error as error:
+        fail(f"{where}: {error}; mend the file")
+    for name in needed:
+        if values[name].value is None:
+            fail(f"{where}: --{name} has no value; mend the file")
     return {name: values[name].value for name in names}
 
 
@@ -86,78 +160,14 @@ def quiet_start():
         os.close(null)
 
 
-class _Define:
-    """Defines flags, each with its bounds, and remembers their names."""
-
-    def __init__(self, values: flags.FlagValues):
-        self._values = values
-        self.names = []
-
-    def _add(self, kind, name, default, help_text, **kwargs):
-        kind(name, default, help=help_text, flag_values=self._values, **kwargs)
-        self.names.append(name)
-
-    def _check(self, name, good, message):
-        flags.register_validator(name, good, message=message, flag_values=self._values)
-
-    def string(self, name, default, help_text):
-        self._add(flags.DEFINE_string, name, default, help_text)
-
-    def not_empty(self, name, message):
-        self._check(name, lambda value: value != "", message)
-
-    def boolean(self, name, default, help_text):
-        self._add(flags.DEFINE_boolean, name, default, help_text)
-
-    def integer(self, name, default, help_text, lowest=1, highest=None):
-        self._add(
-            flags.DEFINE_integer,
-            name,
-            default,
-            help_text,
-            lower_bound=lowest,
-            upper_bound=highest,
-        )
-
-    def choice(self, name, default, help_text, values):
-        self._add(flags.DEFINE_enum, name, default, help_text, enum_values=values)
-
-    def number(self, name, default, help_text, *, above=None, below=None, up_to=None):
-        """A finite number, at least 0 or above `above`, and below `below` or up to `up_to`."""
-        self._add(flags.DEFINE_float, name, default, help_text)
-        bounds = ["at least 0" if above is None else f"above {above:g}"]
-        bounds += [f"below {below:g}"] if below is not None else []
-        bounds += [f"at most {up_to:g}"] if up_to is not None else []
-
-        def good(value):
-            return value is None or (
-                math.isfinite(value)
-                and (value >= 0 if above is None else value > above)
-                and (below is None or value < below)
-                and (up_to is None or value <= up_to)
-            )
-
-        self._check(name, good, f"must be {' and '.join(bounds)}")
-
-    def epochs(self, name, default, help_text):
-        """A list of numbers above 0."""
-        self._add(flags.DEFINE_list, name, default, help_text)
-
-        def good(values):
-            with contextlib.suppress(ValueError):
-                return all(math.isfinite(float(v)) and float(v) > 0 for v in values)
-            return False
-
-        self._check(name, good, "must be numbers above 0 with commas between, as 15,25")
-
-
-def _define_devices(define: _Define) -> None:
+def _define_devices(define: Define) -> None:
     """What it runs on."""
     define.integer(
         "num_gpus",
         1,
         "Number of GPUs on each machine, each with a replica of the net. Where no GPU is visible, "
         "as many logical CPU devices rehearse them.",
+        highest=64,
     )
     define.choice(
         "device",
@@ -167,7 +177,7 @@ def _define_devices(define: _Define) -> None:
     )
 
 
-def _define_cluster(define: _Define) -> None:
+def _define_cluster(define: Define) -> None:
     """Who else takes part."""
     define.choice(
         "cluster",
@@ -178,7 +188,7 @@ def _define_cluster(define: _Define) -> None:
     )
 
 
-def _define_net(define: _Define) -> None:
+def _define_net(define: Define) -> None:
     """What is trained."""
     define.string("net", "inception10", "Net to train, a name from nets/__init__.py.")
     define.choice(
@@ -204,14 +214,14 @@ def _define_net(define: _Define) -> None:
         "Normalize with the statistics of all replicas' examples, so that any number of replicas "
         "makes the updates of one. Costs two exchanges for each BatchNorm.",
     )
-    define.string(
+    define.path(
         "init_from",
         None,
         "Weights to start from: keras for those that Keras has (inception_v3, "
         "inception_resnet_v2, resnet50 to resnet152 and their _v2), or a file of such weights, "
         ".h5 or .weights.h5. Images are then normalized as the weights need it.",
+        what="keras or a file",
     )
-    define.not_empty("init_from", "must be keras or a file")
     define.boolean(
         "describe",
         False,
@@ -226,7 +236,7 @@ def _define_net(define: _Define) -> None:
     )
 
 
-def _define_data(define: _Define) -> None:
+def _define_data(define: Define) -> None:
     """What the net is trained on."""
     define.string(
         "dataset",
@@ -234,7 +244,7 @@ def _define_data(define: _Define) -> None:
         "Dataset: cifar10, cifar100, mnist, fashion_mnist, digits (needs no download) or folder "
         "(your own images in --data_dir).",
     )
-    define.string(
+    define.path(
         "data_dir",
         None,
         "Directory with the dataset's files. Default: where Keras keeps datasets, "
@@ -245,7 +255,7 @@ def _define_data(define: _Define) -> None:
         None,
         "Height and width in pixels that images are brought to. Default: the dataset's own; 64 "
         "for folder.",
-        highest=4096,
+        highest=MOST_PIXELS,
     )
     define.number(
         "val_fraction",
@@ -263,10 +273,18 @@ def _define_data(define: _Define) -> None:
     )
 
 
-def _define_length(define: _Define) -> None:
+def _define_length(define: Define) -> None:
     """How long, and in what portions."""
-    define.number("epochs", 30.0, "Length of the run in epochs; fractions are allowed.", above=0)
-    define.integer("batch_size", 128, "Examples in an update, over all replicas.")
+    define.number(
+        "epochs",
+        30.0,
+        "Length of the run in epochs; fractions are allowed.",
+        above=0,
+        up_to=MOST_EPOCHS,
+    )
+    define.integer(
+        "batch_size", 128, "Examples in an update, over all replicas.", highest=1_000_000
+    )
     define.integer(
         "accumulation",
         1,
@@ -274,7 +292,7 @@ def _define_length(define: _Define) -> None:
     )
 
 
-def _define_update(define: _Define) -> None:
+def _define_update(define: Define) -> None:
     """How the weights move."""
     define.choice(
         "optimizer",
@@ -301,6 +319,7 @@ def _define_update(define: _Define) -> None:
         None,
         "Epochs in which the learning rate rises from 0. Default: 1, but at most a fifth of the "
         "run.",
+        up_to=MOST_EPOCHS,
     )
     define.epochs(
         "step_epochs", ["15", "25"], "Epochs after which --schedule=step lowers the rate."
@@ -328,7 +347,7 @@ def _define_update(define: _Define) -> None:
     )
 
 
-def _define_augmentation(define: _Define) -> None:
+def _define_augmentation(define: Define) -> None:
     """What is done to the images."""
     define.integer(
         "crop_padding",
@@ -336,14 +355,21 @@ def _define_augmentation(define: _Define) -> None:
         "Pixels that the random crop may move an image by; 0 is off. Default: what suits the "
         "dataset.",
         lowest=0,
+        highest=MOST_PIXELS,
     )
     define.boolean("flip", None, "Mirror half of the images. Default: what suits the dataset.")
-    define.integer("cutout", 0, "Side in pixels of a square that is blanked; 0 is off.", lowest=0)
+    define.integer(
+        "cutout",
+        0,
+        "Side in pixels of a square that is blanked; 0 is off.",
+        lowest=0,
+        highest=MOST_PIXELS,
+    )
     define.number("mixup", 0.0, "Alpha of mixup's Beta distribution; 0 is off, 0.2 is common.")
     define.number("cutmix", 0.0, "Alpha of cutmix's Beta distribution; 0 is off, 1 is common.")
 
 
-def _define_arithmetic(define: _Define) -> None:
+def _define_arithmetic(define: Define) -> None:
     """How precisely, and whether it is compiled."""
     define.choice(
         "precision",
@@ -364,7 +390,7 @@ def _define_arithmetic(define: _Define) -> None:
     )
 
 
-def _define_faults(define: _Define) -> None:
+def _define_faults(define: Define) -> None:
     """What to do where something goes wrong."""
     define.choice(
         "on_nan",
@@ -382,9 +408,9 @@ def _define_faults(define: _Define) -> None:
     )
 
 
-def _define_keeping(define: _Define) -> None:
+def _define_keeping(define: Define) -> None:
     """What is kept, and how often."""
-    define.string(
+    define.path(
         "run_dir",
         None,
         "Directory of the run. Default: runs/ and a name that comes from the configuration, so "
@@ -409,7 +435,7 @@ def _define_keeping(define: _Define) -> None:
 
 def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines the flags of train.py and returns their names."""
-    define = _Define(values)
+    define = Define(values)
     _define_net(define)
     _define_data(define)
     _define_length(define)
@@ -425,9 +451,9 @@ def define_train_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
 
 def define_eval_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines the flags of eval.py and returns their names."""
-    define = _Define(values)
-    define.string("run_dir", None, "Directory of the run to score. Required.")
-    define.string(
+    define = Define(values)
+    define.path("run_dir", None, "Directory of the run to score. Required.")
+    define.path(
         "checkpoint",
         None,
         "best, last, or a checkpoint's directory, prefix or file. Default: best, or last if the "
@@ -435,13 +461,13 @@ def define_eval_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     )
     define.choice("split", "test", "Split to score.", ("train", "val", "test"))
     define.string("dataset", None, "Another dataset with the same classes. Default: the run's.")
-    define.string(
+    define.path(
         "data_dir",
         None,
         "Directory with the dataset's files. Default: the run's, or for another dataset where "
         "Keras keeps datasets.",
     )
-    define.string("json", None, "File to write the scores to, as JSON.")
+    define.path("json", None, "File to write the scores to, as JSON.")
     define.boolean(
         "follow",
         False,

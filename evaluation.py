@@ -7,7 +7,7 @@ import time
 import tensorflow as tf
 
 import data
-from experiment import build_net, eval_split, make_plan, result_of
+from experiment import build_net, eval_split, make_plan, result_of, saved_config
 from loops import run_dir as run_dirs
 from loops.checkpoints import find_checkpoint, restore_net
 from loops.cluster import Workers
@@ -21,7 +21,7 @@ from loops.logs import Terminal
 def _load_like(config: dict, flags: dict) -> data.Dataset:
     """The run's dataset, or another with the same classes, as the run's net takes it."""
     own, height, _, channels = config["flags"], *config["data"]["image_shape"]
-    name = flags["dataset"] or own["dataset"]
+    name = own["dataset"] if flags["dataset"] is None else flags["dataset"]
     data_dir = flags["data_dir"]
     if data_dir is None and name == own["dataset"]:
         data_dir = own["data_dir"]
@@ -52,7 +52,7 @@ def evaluate(flags: dict) -> None:
     if flags["follow"] and flags["checkpoint"]:
         raise RunError("--follow scores each new checkpoint; leave out --checkpoint")
     run_dir = pathlib.Path(flags["run_dir"]).expanduser()
-    config = run_dirs.read_config(run_dir)
+    config = saved_config(run_dir)
     report = None if flags["json"] is None else pathlib.Path(flags["json"]).expanduser()
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise RunError(f"cannot write --json={flags['json']}: no file can be there")

@@ -14,7 +14,7 @@ import data
 import nets
 from loops import run_dir as run_dirs
 from loops.checkpoints import Checkpoints, restore_together
-from loops.cluster import Cluster, Workers, find_cluster, lost_worker
+from loops.cluster import Workers, find_cluster, lost_worker
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
 from loops.evaluate import Scores
@@ -31,6 +31,11 @@ from nets.table import table
 
 # By optimizer: learning rate and weight decay where the flags leave them open.
 _DEFAULTS = {"sgd": (0.2, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+# Flags that a saved run has a value for: what `resolve` fills in.
+_RESOLVED = (
+    "stem", "label_smoothing", "batch_norm_momentum", "learning_rate", "weight_decay",
+    "warmup_epochs", "image_size", "crop_padding", "flip",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -40,6 +45,10 @@ def plain_errors():
         yield
     except (nets.NetError, PretrainedError, data.DataError, RunError) as error:
         cli.fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        cli.fail(f"cannot use {error.filename}: {error.strerror}")
     except Interrupted as interrupted:
         Terminal().line(f"stopped; saved at step {interrupted.step:,}; the same command goes on")
         raise SystemExit(cli.EXIT_SIGNAL + interrupted.signal_number) from None
@@ -107,8 +116,7 @@ def describe(dataset: data.Dataset) -> dict:
     }
 
 
-def _check_batch(flags: dict, cluster: Cluster | None) -> None:
-    machines = len(cluster.addresses) if cluster else 1
+def _check_batch(flags: dict, machines: int) -> None:
     parts = flags["num_gpus"] * flags["accumulation"] * machines
     if flags["batch_size"] % parts:
         times = f" times {machines} machines" if machines > 1 else ""
@@ -118,6 +126,29 @@ def _check_batch(flags: dict, cluster: Cluster | None) -> None:
         )
     if flags["jit"] and flags["sync_batch_norm"] and flags["num_gpus"] * machines > 1:
         raise RunError("--sync_batch_norm exchanges within the pass that --jit compiles; drop one")
+
+
+def saved_config(run_dir: pathlib.Path) -> dict:
+    """The configuration of a saved run, checked as that of a command is.
+
+    Raises:
+        RunError: it is no configuration; the message names the file and what is wrong in it.
+    """
+    config = run_dirs.read_config(run_dir)
+    where = run_dir / run_dirs.CONFIG
+    flags = cli.check(config["flags"], cli.define_train_flags, str(where), needed=_RESOLVED)
+    flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
+    size, shape = flags["image_size"], config["data"]["image_shape"]
+    try:
+        nets.check_name(flags["net"])
+        _check_batch(flags, config.get("machines", 1))
+        if flags["dataset"] not in data.DATASETS:
+            raise RunError(f"--dataset={flags['dataset']} is none of {', '.join(data.DATASETS)}")
+        if shape[:2] != [size, size]:
+            raise RunError(f"--image_size={size}, but data.image_shape is {shape}")
+    except (nets.NetError, RunError) as error:
+        raise RunError(f"{where}: {error}") from error
+    return {**config, "flags": flags}
 
 
 def build_net(config: dict):
@@ -304,7 +335,7 @@ def train(raw_flags: dict) -> None:
         _print_table(raw_flags, Terminal())
         return
     cluster = find_cluster(raw_flags["cluster"], os.environ)
-    _check_batch(raw_flags, cluster)
+    _check_batch(raw_flags, len(cluster.addresses) if cluster else 1)
     terminal = Terminal(quiet=cluster is not None and cluster.index > 0)
     if cluster:
         terminal.line(f"waiting for {len(cluster.addresses)} workers to come up")
@@ -323,14 +354,15 @@ def train(raw_flags: dict) -> None:
 
     run_dir = _run_dir(raw_flags["run_dir"], command)
     start = _start(command, run_dir)
-    with _opened(run_dir, command, workers) as there:
-        result = run_dirs.read_result(run_dir)
-        if result is None:
-            _run(command, there or command, run_dir, dataset, start, workers, terminal)
-            return
+    run_dirs.check_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
+    result = run_dirs.read_result(run_dir)
+    if result is not None:
         terminal.line("This run is finished.")
         _say_finished(terminal, run_dir, result)
         terminal.line(f"To start over, remove {run_dir} or give another --run_dir or --seed.")
+        return
+    with _opened(run_dir, command, workers) as there:
+        _run(command, there or command, run_dir, dataset, start, workers, terminal)
 
 
 @contextlib.contextmanager
@@ -340,14 +372,12 @@ def _opened(run_dir: pathlib.Path, command: dict, workers: Workers):
     The chief makes it, and the others find it.
     """
     with contextlib.ExitStack() as stack:
-        there = None
         if workers.is_chief:
-            run_dirs.check_run(run_dir, command, cli.FREE_FLAGS)
             stack.enter_context(run_dirs.locked(run_dir))
-            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
+            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
         workers.total([0])
         if not workers.is_chief:
-            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS)
+            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
         yield there
 
 

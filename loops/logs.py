@@ -78,9 +78,9 @@ class MetricsLog:
         for line in self._path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break  # A killed run can leave half a line, and nothing behind it.
-            if isinstance(row, dict) and {"split", "step"} <= row.keys():
+            if isinstance(row, dict) and "split" in row and type(row.get("step")) is int:
                 rows.append(row)
         return rows
 

@@ -92,18 +92,71 @@ def read_json(path: pathlib.Path) -> dict:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise RunError(f"cannot read {path}: it does not hold a JSON object")
     return content
 
 
+def _is_count(value, lowest: int = 1) -> bool:
+    return type(value) is int and lowest <= value < 2**63
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e9
+
+
+def _is_share(value) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_text(value) -> bool:
+    with contextlib.suppress(UnicodeEncodeError):  # JSON can hold halves of characters.
+        return isinstance(value, str) and value.encode("utf-8", "surrogateescape") != b""
+    return False
+
+
+def _is_list(value, good, length: int | None = None) -> bool:
+    return isinstance(value, list) and length in (None, len(value)) and all(map(good, value))
+
+
+def _check_data(about: dict, where: str) -> None:
+    """Raises RunError, which names the field, unless `about` is what describes a run's data."""
+
+    def check(field, good, what):
+        if not good(about.get(field)):
+            raise RunError(f"{where}: data.{field} is not {what}; mend the file, or use another")
+
+    def named(value, good):
+        return isinstance(value, dict) and {"train", "test"} <= value.keys() <= {
+            "train", "val", "test"
+        } and all(map(good, value.values()))  # fmt: skip
+
+    check("name", _is_text, "a name")
+    check(
+        "class_names",
+        lambda x: _is_list(x, _is_text) and 0 < len(x) == len(set(x)),
+        "a list of different names",
+    )
+    check("image_shape", lambda x: _is_list(x, _is_count, 3), "height, width and channels")
+    channels = about["image_shape"][-1]
+    per_channel = f"a list of {channels} number(s), one for each channel"
+    check("mean", lambda x: _is_list(x, _is_number, channels), per_channel)
+    check(
+        "std",
+        lambda x: _is_list(x, lambda y: _is_number(y) and y > 1e-9, channels),
+        f"{per_channel}, above 0",
+    )
+    check("examples", lambda x: named(x, _is_count), "the number of examples by split")
+    check("fingerprints", lambda x: named(x, _is_text), "a text by split")
+
+
 def read_config(run_dir: pathlib.Path) -> dict:
-    """The configuration of the run in a directory.
+    """The configuration of the run in a directory, its data checked, its flags any dictionary.
 
     Raises:
-        RunError: the directory is not a run's.
+        RunError: the directory is not a run's, or a field of the data is not what it should be.
     """
     if not (run_dir / CONFIG).is_file():
         what = "has no config.json" if run_dir.is_dir() else "is not a directory"
@@ -111,6 +164,9 @@ def read_config(run_dir: pathlib.Path) -> dict:
     config = read_json(run_dir / CONFIG)
     if not all(isinstance(config.get(part), dict) for part in ("flags", "data")):
         raise RunError(f"{run_dir} is not a run directory: its {CONFIG} has no flags and data")
+    _check_data(config["data"], str(run_dir / CONFIG))
+    if not _is_count(config.get("machines", 1)):
+        raise RunError(f"{run_dir / CONFIG}: machines is not a number of machines")
     return config
 
 
@@ -124,9 +180,24 @@ def read_result(run_dir: pathlib.Path) -> dict | None:
     if not path.exists():
         return None
     result = read_json(path)
-    needed = {"top_1_accuracy", "top_5_accuracy", "loss", "examples", "step", "selected_on"}
-    if not needed <= result.keys():
-        raise RunError(f"{path} is not a result; remove it to have the run scored again")
+    good = {
+        "top_1_accuracy": _is_share,
+        "top_5_accuracy": _is_share,
+        # A run that went astray can have any loss.
+        "loss": lambda value: (
+            value is None or (type(value) in (int, float) and math.isfinite(value))
+        ),
+        "examples": _is_count,
+        "step": lambda value: _is_count(value, lowest=0),
+        "selected_on": lambda value: value in (None, "val"),
+    }
+    for field, is_good in good.items():
+        if field not in result or not is_good(result[field]):
+            raise RunError(
+                f"{path} is not a result: {field} is wrong; remove it to have the run scored again"
+            )
+    if result["loss"] is None:  # JSON has no NaN.
+        result["loss"] = math.nan
     return result
 
 
@@ -156,13 +227,16 @@ def differences(old: dict, new: dict, free: tuple[str, ...]) -> list[str]:
     return flags + data
 
 
-def check_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
+def check_run(
+    run_dir: pathlib.Path, config: dict, free: tuple[str, ...], *, read=read_config
+) -> dict | None:
     """Checks that a command can have a directory, and leaves it as it is.
 
     Args:
         run_dir: the directory.
         config: {"flags": ..., "data": ...} of the command.
         free: names of flags that may differ from the run's.
+        read: gives the configuration in a run's directory.
 
     Returns:
         The configuration of the run that is there, or None if it is new.
@@ -171,7 +245,7 @@ def check_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dic
         RunError: the directory is something else's, or the configuration does not fit.
     """
     if (run_dir / CONFIG).exists():
-        there = read_config(run_dir)
+        there = read(run_dir)
         found = differences(there, config, free)
         if found:
             raise RunError(
@@ -186,9 +260,11 @@ def check_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dic
     return None
 
 
-def open_run(run_dir: pathlib.Path, config: dict, free: tuple[str, ...]) -> dict | None:
+def open_run(
+    run_dir: pathlib.Path, config: dict, free: tuple[str, ...], *, read=read_config
+) -> dict | None:
     """As `check_run`, and makes the directory and its configuration if they are new."""
-    there = check_run(run_dir, config, free)
+    there = check_run(run_dir, config, free, read=read)
     if there is None:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)

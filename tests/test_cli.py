@@ -96,3 +96,51 @@ def test_help_lists_the_flags(program):
     )
     assert "--run_dir" in done.stdout
     assert done.stderr == ""
+
+
+def check(saved, **kwargs):
+    return cli.check(saved, cli.define_train_flags, "run/config.json", **kwargs)
+
+
+def test_saved_flags_are_checked_and_completed():
+    found = check({"net": "resnet18", "epochs": 2, "jit": True, "data_dir": None, "stem": "small"})
+    assert (found["net"], found["epochs"], found["jit"]) == ("resnet18", 2.0, True)
+    assert (found["data_dir"], found["stem"]) == (None, "small")
+    # Of an older version, which did not have the flag.
+    assert found["optimizer"] == "sgd"
+    assert not set(cli.COMMAND_FLAGS) & set(found)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"unheard_of": 1}, "there is no flag --unheard_of"),
+        ({"describe": True}, "there is no flag --describe"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": "64"}, "--batch_size cannot be '64'"),
+        ({"batch_size": True}, "--batch_size cannot be True"),
+        ({"batch_size": None}, "--batch_size cannot be None"),
+        ({"epochs": float("nan")}, "above 0"),
+        ({"jit": 1}, "--jit cannot be 1"),
+        ({"step_epochs": ["15"]}, "--step_epochs cannot be ['15']"),
+        ({"optimizer": "adagrad"}, "sgd|adam|adamw"),
+        ({"stem": None}, "--stem has no value"),
+    ],
+)
+def test_bad_saved_flags_are_one_line_that_names_the_file(saved, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        check(saved, needed=("stem",))
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run/config.json: " in error
+    assert message in error
+
+
+def test_long_and_unprintable_values_stay_one_short_line(capsys):
+    with pytest.raises(SystemExit):
+        parse("--seed=\x1b[2J\u2028" + "x" * 100_000)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert len(error) < 1000
+    assert "\x1b" not in error

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -16,7 +17,15 @@ from loops.run_dir import (
 
 CONFIG = {
     "flags": {"net": "inception10", "seed": 0, "num_gpus": 1},
-    "data": {"name": "digits", "class_names": ["0", "1"]},
+    "data": {
+        "name": "digits",
+        "class_names": ["0", "1"],
+        "image_shape": [8, 8, 1],
+        "mean": [0.3],
+        "std": [0.4],
+        "examples": {"train": 10, "test": 2},
+        "fingerprints": {"train": "0a", "test": "0b"},
+    },
 }
 
 
@@ -133,4 +142,41 @@ def test_results(tmp_path):
     assert read_result(tmp_path) is None
     write_json(tmp_path / "result.json", {})
     with pytest.raises(RunError, match="is not a result"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 3),
+        ("class_names", []),
+        ("class_names", ["0", "0"]),
+        ("class_names", ["0", 1]),
+        ("image_shape", [8, 8]),
+        ("image_shape", [8, 8, 0]),
+        ("image_shape", [8, 8, True]),
+        ("mean", [0.1, 0.2]),
+        ("mean", [float("nan")]),
+        ("std", [0]),
+        ("std", "1"),
+        ("examples", {"train": 10, "test": -2}),
+        ("examples", {"train": 10}),
+        ("fingerprints", {"train": "0a", "test": 7}),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path, field, value):
+    (tmp_path / "config.json").write_text(json.dumps(changed("data", **{field: value})))
+    with pytest.raises(RunError, match=rf"config\.json: data\.{field} is not"):
+        read_config(tmp_path)
+
+
+def test_a_result_with_a_loss_that_is_not_finite(tmp_path):
+    result = {
+        "top_1_accuracy": 0.1, "top_5_accuracy": 0.5, "loss": float("nan"), "examples": 9,
+        "step": 3, "selected_on": None,
+    }  # fmt: skip
+    write_json(tmp_path / "result.json", result)
+    assert math.isnan(read_result(tmp_path)["loss"])
+    write_json(tmp_path / "result.json", {**result, "top_1_accuracy": "0.1"})
+    with pytest.raises(RunError, match="top_1_accuracy is wrong"):
         read_result(tmp_path)
