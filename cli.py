@@ -27,7 +27,8 @@ COMMAND_FLAGS = ("describe", "num_classes", "run_dir")
 
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    print(f"{os.path.basename(sys.argv[0])}: {' '.join(message.split())}", file=sys.stderr)
+    lines = (line.strip() for line in message.splitlines())
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(filter(None, lines))}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -220,6 +221,14 @@ def _define_data(define: _Define) -> None:
         None,
         "Directory with the dataset's files. Default: where Keras keeps datasets, "
         "~/.keras/datasets.",
+    )
+    define.choice(
+        "bad_images",
+        "error",
+        "What is done about image files of the dataset folder that cannot be decoded: error stops "
+        "at the first that is met; skip decodes every file at the start, leaves the bad ones out "
+        "and names them. Without effect on other datasets.",
+        ("error", "skip"),
     )
     define.integer(
         "image_size",

@@ -6,7 +6,7 @@ import time
 import tensorflow as tf
 
 import data
-from experiment import build_net, eval_split, make_plan, result_of
+from experiment import build_net, eval_split, make_plan, result_of, say_skipped
 from loops import run_dir as run_dirs
 from loops.checkpoints import find_checkpoint, restore_net
 from loops.devices import make_strategy
@@ -28,6 +28,7 @@ def _load_like(config: dict, flags: dict) -> data.Dataset:
         val_fraction=own["val_fraction"],
         image_size=height,
         channels=channels if name == "folder" else None,
+        bad_images=own.get("bad_images", "error"),
     )
     if dataset.image_shape[-1] != channels:
         raise RunError(
@@ -57,10 +58,11 @@ def evaluate(flags: dict) -> None:
     terminal = Terminal()
     if note:
         terminal.line(note)
-    source = _load_like(config, flags).splits[flags["split"]]
+    dataset = _load_like(config, flags)
+    say_skipped(dataset, terminal)
     with strategy.scope():
         net = build_net(config)
-    split = eval_split(config, flags["split"], source, strategy)
+    split = eval_split(config, flags["split"], dataset.splits[flags["split"]], strategy)
     evaluator = Evaluator(strategy, net)
     average = config["flags"]["ema_decay"] > 0
 
