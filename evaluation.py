@@ -77,8 +77,9 @@ def evaluate(flags: dict) -> None:
     default = "best" if "val" in config["data"]["examples"] else "last"
     result = score(find_checkpoint(run_dir, flags["checkpoint"] or default))
     terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
-    width = max(map(len, result["per_class"]))
-    for name, accuracy in result["per_class"].items():
+    per_class = {data.printable(name): x for name, x in result["per_class"].items()}
+    width = max(map(len, per_class))
+    for name, accuracy in per_class.items():
         terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
     terminal.line(_score_line(result))
     if report is not None:

@@ -17,7 +17,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 
 from data.decode import decode
-from data.source import DataError, Dataset, Part, split_by_class
+from data.source import DataError, Dataset, Part, printable, split_by_class
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 DEFAULT_IMAGE_SIZE = 64
@@ -207,7 +207,7 @@ def folder(
         train, test = split_by_class(whole.labels, TEST_FRACTION)
         splits = {"train": Part(whole, train), "test": Part(whole, test)}
     return Dataset(
-        name=data_dir.resolve().name,
+        name=printable(data_dir.resolve().name),
         class_names=names,
         splits=splits,
         # Those of ImageNet, which photographs come close to.
