@@ -250,6 +250,14 @@ def _define_data(define: Define) -> None:
         "Directory with the dataset's files. Default: where Keras keeps datasets, "
         "~/.keras/datasets.",
     )
+    define.choice(
+        "bad_images",
+        "error",
+        "What is done about image files of the dataset folder that cannot be decoded: error stops "
+        "at the first that is met; skip decodes every file at the start, leaves the bad ones out "
+        "and names them. Without effect on other datasets.",
+        ("error", "skip"),
+    )
     define.integer(
         "image_size",
         None,

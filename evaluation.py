@@ -7,7 +7,14 @@ import time
 import tensorflow as tf
 
 import data
-from experiment import build_net, eval_split, make_plan, result_of, saved_config
+from experiment import (
+    build_net,
+    eval_split,
+    make_plan,
+    result_of,
+    saved_config,
+    say_skipped,
+)
 from loops import run_dir as run_dirs
 from loops.checkpoints import find_checkpoint, restore_net
 from loops.cluster import Workers
@@ -31,6 +38,7 @@ def _load_like(config: dict, flags: dict) -> data.Dataset:
         val_fraction=own["val_fraction"],
         image_size=height,
         channels=channels if name == "folder" else None,
+        bad_images=own.get("bad_images", "error"),
     )
     if dataset.image_shape[-1] != channels:
         raise RunError(
@@ -60,9 +68,11 @@ def evaluate(flags: dict) -> None:
     terminal = Terminal()
     if note:
         terminal.line(note)
-    source = _load_like(config, flags).splits[flags["split"]]
+    dataset = _load_like(config, flags)
+    say_skipped(dataset, terminal)
     with strategy.scope():
         net = build_net(config)
+    source = dataset.splits[flags["split"]]
     split = eval_split(config, flags["split"], source, Workers(strategy))
     evaluator = Evaluator(strategy, net)
     average = config["flags"]["ema_decay"] > 0
@@ -78,8 +88,9 @@ def evaluate(flags: dict) -> None:
     default = "best" if "val" in config["data"]["examples"] else "last"
     result = score(find_checkpoint(run_dir, flags["checkpoint"] or default))
     terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
-    width = max(map(len, result["per_class"]))
-    for name, accuracy in result["per_class"].items():
+    per_class = {data.printable(name): x for name, x in result["per_class"].items()}
+    width = max(map(len, per_class))
+    for name, accuracy in per_class.items():
         terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
     terminal.line(_score_line(result))
     if report is not None:

@@ -295,10 +295,20 @@ def _print_table(flags: dict, terminal: Terminal) -> None:
     terminal.line(table(net, shape))
 
 
+def say_skipped(dataset: data.Dataset, terminal: Terminal) -> None:
+    """One line about files that were left out, if some were; it names the first two."""
+    files, named = dataset.skipped, 2
+    if not files:
+        return
+    more = f" and {len(files) - named:,} more" if len(files) > named else ""
+    images = "1 bad image" if len(files) == 1 else f"{len(files):,} bad images"
+    terminal.line(data.printable(f"skipped {images}: {', '.join(map(str, files[:named]))}{more}"))
+
+
 def _load_data(flags: dict) -> data.Dataset:
     """The dataset, if the net can take it."""
-    loading = {name: flags[name] for name in ("data_dir", "val_fraction", "image_size")}
-    dataset = data.load(flags["dataset"], **loading)
+    names = ("data_dir", "val_fraction", "image_size", "bad_images")
+    dataset = data.load(flags["dataset"], **{name: flags[name] for name in names})
     classes = len(dataset.class_names)
     if flags["num_classes"] not in (None, classes):
         raise RunError(
@@ -346,6 +356,7 @@ def train(raw_flags: dict) -> None:
         terminal.line(note)
     workers = Workers(strategy, cluster)
     dataset = _load_data(raw_flags)
+    say_skipped(dataset, terminal)
     command = _command(raw_flags, dataset)
     if cluster:
         command["machines"] = workers.count

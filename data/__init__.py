@@ -18,7 +18,15 @@ from data.download import default_data_dir
 from data.folder import folder
 from data.mnist import fashion_mnist, mnist
 from data.pipeline import Share, data_error, eval_batches, train_batches
-from data.source import DataError, Dataset, Part, Relabelled, Resized, split_by_class
+from data.source import (
+    DataError,
+    Dataset,
+    Part,
+    Relabelled,
+    Resized,
+    printable,
+    split_by_class,
+)
 
 __all__ = [
     "DATASETS",
@@ -29,6 +37,7 @@ __all__ = [
     "data_error",
     "eval_batches",
     "load",
+    "printable",
     "relabel",
     "train_batches",
 ]
@@ -50,6 +59,7 @@ def load(
     val_fraction: float = 0.0,
     image_size: int | None = None,
     channels: int | None = None,
+    bad_images: str = "error",
 ) -> Dataset:
     """Loads a dataset, downloading it if need be, and holds a validation split out of train.
 
@@ -61,6 +71,8 @@ def load(
             0 there is none.
         image_size: height and width in pixels that images are brought to; by default their own.
         channels: 3 for RGB or 1 for grey, for the dataset "folder" alone; by default 3.
+        bad_images: for the dataset "folder" alone: "error" refuses image files that cannot be
+            decoded when they are met, "skip" decodes every file now and leaves those out.
 
     Raises:
         DataError: the name is unknown or the data cannot be used.
@@ -74,7 +86,9 @@ def load(
     if name == "folder":
         if data_dir is None:
             raise DataError("--dataset=folder needs --data_dir, a directory of train/<class>/*")
-        make = functools.partial(folder, image_size=image_size, channels=channels or 3)
+        make = functools.partial(
+            folder, image_size=image_size, channels=channels or 3, bad_images=bad_images
+        )
     try:
         dataset = make(directory)
     except OSError as error:

@@ -97,7 +97,11 @@ def _unpickle(path: pathlib.Path) -> dict:
 
 def _read(path: pathlib.Path, published: _Published) -> tuple[np.ndarray, np.ndarray]:
     batch = _unpickle(path)
-    pixels, labels = batch.get("data"), np.asarray(batch.get(published.labels_key, ()))
+    pixels, labels = batch.get("data"), batch.get(published.labels_key, ())
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # Lists of unequal lengths.
+        labels = np.zeros(0)
     good = (
         isinstance(pixels, np.ndarray)
         and pixels.dtype == np.uint8
@@ -117,10 +121,12 @@ def _read(path: pathlib.Path, published: _Published) -> tuple[np.ndarray, np.nda
 
 
 def _class_names(path: pathlib.Path, published: _Published) -> list[str]:
-    names = _unpickle(path).get(published.names_key, ())
-    if len(names) != published.classes:
+    names = _unpickle(path).get(published.names_key)
+    names = names if isinstance(names, list) else []
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
+    if len(set(map(str, names))) != published.classes or len(names) != published.classes:
         raise DataError(f"{path} does not name {published.classes} classes")
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    return [str(name) for name in names]
 
 
 def _find(dataset: str, published: _Published, data_dir: pathlib.Path) -> pathlib.Path:
@@ -141,7 +147,7 @@ def _find(dataset: str, published: _Published, data_dir: pathlib.Path) -> pathli
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(data_dir, filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except Exception as error:  # Damaged compression raises errors of several modules.
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
     return data_dir / published.folder
 

@@ -3,6 +3,7 @@
 60,000 train and 10,000 test each, in the files that Keras downloads.
 """
 
+import contextlib
 import gzip
 import pathlib
 
@@ -30,21 +31,39 @@ _FASHION_CLASSES = (
 )  # fmt: skip
 
 
-def _source(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> ArraySource:
-    good = images.dtype == np.uint8 and images.ndim == 3 and images.shape[1:] == (28, 28)
-    if not good or labels.shape != (len(images),) or labels.max(initial=0) > 9:
-        raise DataError(f"{path} does not hold 28x28 uint8 images with labels from 0 to 9")
+def _source(
+    images: np.ndarray, labels: np.ndarray, images_path: pathlib.Path, labels_path: pathlib.Path
+) -> ArraySource:
+    shape = (len(images), 28, 28) if images.ndim else None
+    if not images.size or images.dtype != np.uint8 or images.shape != shape:
+        raise DataError(f"{images_path} does not hold uint8 images of 28x28; remove it")
+    good = labels.shape == (len(images),) and labels.dtype.kind in "iu"
+    if not good or labels.min() < 0 or labels.max() > 9:
+        raise DataError(
+            f"{labels_path} does not hold a label from 0 to 9 for each of {len(images):,} images; "
+            "remove it"
+        )
     return ArraySource(images[..., None], labels)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path):
+    """Turns whatever reading a damaged file raises into one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{path} cannot be read: {error}; remove it") from error
 
 
 def mnist(data_dir: pathlib.Path) -> Dataset:
     """Handwritten digits. `data_dir` has, or gets, `mnist.npz`."""
     path = fetch("mnist", data_dir, "mnist.npz", url=_URL + "mnist.npz", file_hash=_MNIST_SHA256)
-    with np.load(path, allow_pickle=False) as arrays:
-        splits = {
-            split: _source(arrays[f"x_{split}"], arrays[f"y_{split}"], path)
-            for split in ("train", "test")
-        }
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    splits = {
+        split: _source(arrays[f"x_{split}"], arrays[f"y_{split}"], path, path)
+        for split in ("train", "test")
+    }
     return Dataset(
         name="mnist",
         class_names=[str(digit) for digit in range(10)],
@@ -56,10 +75,10 @@ def mnist(data_dir: pathlib.Path) -> Dataset:
     )
 
 
-def _idx(path: pathlib.Path, header: int) -> np.ndarray:
-    """The bytes of an IDX file behind its header."""
-    with gzip.open(path, "rb") as file:
-        return np.frombuffer(file.read(), np.uint8, offset=header)
+def _idx(path: pathlib.Path, header: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The bytes of an IDX file behind its header, in rows of a shape."""
+    with _reading(path), gzip.open(path, "rb") as file:
+        return np.frombuffer(file.read(), np.uint8, offset=header).reshape(-1, *shape)
 
 
 def fashion_mnist(data_dir: pathlib.Path) -> Dataset:
@@ -71,8 +90,8 @@ def fashion_mnist(data_dir: pathlib.Path) -> Dataset:
             fetch("fashion_mnist", folder, file, url=_URL + file, file_hash=md5)
             for file, md5 in files
         )
-        pixels = _idx(images, header=16).reshape(-1, 28, 28)
-        splits[split] = _source(pixels, _idx(labels, header=8), images)
+        pixels, classes = _idx(images, 16, (28, 28)), _idx(labels, 8, ())
+        splits[split] = _source(pixels, classes, images, labels)
     return Dataset(
         name="fashion_mnist",
         class_names=_FASHION_CLASSES,

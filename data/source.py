@@ -5,6 +5,7 @@ those stay arithmetic on numbers (see `data/pipeline.py`).
 """
 
 import dataclasses
+import pathlib
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,21 @@ from PIL import Image
 
 
 class DataError(ValueError):
-    """The data cannot be used; the message says what was wrong and what would do, in one line."""
+    """The data cannot be used; the message says what was wrong and what would do, in one line.
+
+    Line breaks and other characters that cannot be printed, as file names may have them, are
+    escaped.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""The text with escapes, as `\n`, for what cannot be printed or encoded."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 class Source(Protocol):
@@ -139,6 +154,7 @@ class Dataset:
             with them.
         crop_padding: pixels of padding for the random crop that suits these images.
         flip: whether a mirrored image still belongs to its class.
+        skipped: files that are no examples because they cannot be decoded.
     """
 
     name: str
@@ -148,6 +164,7 @@ class Dataset:
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    skipped: tuple[pathlib.Path, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -132,7 +132,7 @@ class MetricsLog:
         events = self._events["train"]
         if self._writes:
             with _guard(events.directory):
-                events.write(lambda: tf.summary.text(title, text, step=0))
+                events.write(lambda: tf.summary.text(title, _encodable(text), step=0))
 
 
 @contextlib.contextmanager
@@ -169,6 +169,11 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h {seconds // 60 % 60:02d}m"
 
 
+def _encodable(text: str, encoding: str = "utf-8") -> str:
+    """The text with escapes for what the encoding lacks, as in file names that are not UTF-8."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 class Terminal:
     """Lines for a person: a status that renews itself, and lines that stay.
 
@@ -187,6 +192,7 @@ class Terminal:
     def line(self, text: str) -> None:
         """A line that stays."""
         clear = "\r\x1b[K" if self._live else ""
+        text = _encodable(text, self._stream.encoding or "utf-8")
         print(clear + text, file=self._stream, flush=True)
 
     def status(self, text: str) -> None:

@@ -106,6 +106,12 @@ def test_a_status_renews_itself_on_a_screen():
     assert screen.getvalue() == "\r\x1b[Kone\r\x1b[Ktwo\n"
 
 
+def test_what_an_encoding_lacks_is_escaped():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
+    Terminal(stream).line("é 写 \udcff")
+    assert stream.buffer.getvalue() == b"\xe9 \\u5199 \\udcff\n"
+
+
 def test_a_status_is_rare_elsewhere(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
