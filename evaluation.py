@@ -7,14 +7,8 @@ import time
 import tensorflow as tf
 
 import data
-from experiment import (
-    build_net,
-    eval_split,
-    make_plan,
-    result_of,
-    saved_config,
-    say_skipped,
-)
+from configuration import make_plan, saved_config
+from experiment import build_net, eval_split, result_of, say_skipped
 from loops import run_dir as run_dirs
 from loops.checkpoints import find_checkpoint, restore_net
 from loops.cluster import Workers

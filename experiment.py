@@ -12,6 +12,7 @@ import tensorflow as tf
 import cli
 import data
 import nets
+from configuration import check_batch, default_stem, make_config, make_plan, saved_config
 from loops import run_dir as run_dirs
 from loops.checkpoints import Checkpoints, restore_together
 from loops.cluster import Workers, find_cluster, lost_worker
@@ -28,14 +29,6 @@ from loops.train import Faults, Rhythm, Split, Trainer
 from nets import pretrained
 from nets.pretrained import PretrainedError
 from nets.table import table
-
-# By optimizer: learning rate and weight decay where the flags leave them open.
-_DEFAULTS = {"sgd": (0.2, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
-# Flags that a saved run has a value for: what `resolve` fills in.
-_RESOLVED = (
-    "stem", "label_smoothing", "batch_norm_momentum", "learning_rate", "weight_decay",
-    "warmup_epochs", "image_size", "crop_padding", "flip",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -62,93 +55,6 @@ def plain_errors():
         if "OOM" not in error.message:
             raise
         cli.fail(f"out of memory; lower --batch_size or raise --accumulation ({reason(error)})")
-
-
-def resolve(flags: dict, dataset: data.Dataset) -> dict:
-    """The flags that make a run what it is, with the defaults that depend on others filled in."""
-    flags = {name: value for name, value in flags.items() if name not in cli.COMMAND_FLAGS}
-    learning_rate, weight_decay = _DEFAULTS[flags["optimizer"]]
-    net = nets.net_class(flags["net"])
-    defaults = {
-        "stem": _default_stem(flags, dataset.image_shape),
-        "label_smoothing": net.label_smoothing,
-        "batch_norm_momentum": _batch_norm_momentum(net, flags, dataset),
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "warmup_epochs": min(1.0, flags["epochs"] / 5),
-        "image_size": dataset.image_shape[0],
-        "crop_padding": dataset.crop_padding,
-        "flip": dataset.flip,
-    }
-    for name, default in defaults.items():
-        if flags[name] is None:
-            flags[name] = default
-    if flags["data_dir"] is not None:  # So that eval.py finds it from anywhere.
-        flags["data_dir"] = str(pathlib.Path(flags["data_dir"]).expanduser().resolve())
-    if flags["init_from"] not in (None, "keras"):
-        flags["init_from"] = str(pathlib.Path(flags["init_from"]).expanduser().resolve())
-    flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
-    return flags
-
-
-def _batch_norm_momentum(net: type[nets.Net], flags: dict, dataset: data.Dataset) -> float:
-    """The net's, or in a short run what forgets the initial statistics early in it."""
-    examples = len(dataset.splits["train"].labels)
-    steps = Plan(flags["epochs"], examples, flags["batch_size"]).total_steps
-    return min(net.batch_norm_momentum, max(0.9, round(1 - 50 / steps, 4)))
-
-
-def _default_stem(flags: dict, image_shape: tuple[int, int, int]) -> str:
-    """What suits the images, or the weights that the run starts from."""
-    return "large" if flags["init_from"] else nets.default_stem(image_shape)
-
-
-def describe(dataset: data.Dataset) -> dict:
-    """What a run must remember of its data, to be scored without it and to refuse another."""
-    return {
-        "name": dataset.name,
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.image_shape),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "examples": {split: len(source.labels) for split, source in dataset.splits.items()},
-        "fingerprints": {s: f"{source.fingerprint():08x}" for s, source in dataset.splits.items()},
-    }
-
-
-def _check_batch(flags: dict, machines: int) -> None:
-    parts = flags["num_gpus"] * flags["accumulation"] * machines
-    if flags["batch_size"] % parts:
-        times = f" times {machines} machines" if machines > 1 else ""
-        raise RunError(
-            f"--batch_size={flags['batch_size']} does not divide by --num_gpus={flags['num_gpus']} "
-            f"times --accumulation={flags['accumulation']}{times}; use a multiple of {parts}"
-        )
-    if flags["jit"] and flags["sync_batch_norm"] and flags["num_gpus"] * machines > 1:
-        raise RunError("--sync_batch_norm exchanges within the pass that --jit compiles; drop one")
-
-
-def saved_config(run_dir: pathlib.Path) -> dict:
-    """The configuration of a saved run, checked as that of a command is.
-
-    Raises:
-        RunError: it is no configuration; the message names the file and what is wrong in it.
-    """
-    config = run_dirs.read_config(run_dir)
-    where = run_dir / run_dirs.CONFIG
-    flags = cli.check(config["flags"], cli.define_train_flags, str(where), needed=_RESOLVED)
-    flags["step_epochs"] = [float(epoch) for epoch in flags["step_epochs"]]
-    size, shape = flags["image_size"], config["data"]["image_shape"]
-    try:
-        nets.check_name(flags["net"])
-        _check_batch(flags, config.get("machines", 1))
-        if flags["dataset"] not in data.DATASETS:
-            raise RunError(f"--dataset={flags['dataset']} is none of {', '.join(data.DATASETS)}")
-        if shape[:2] != [size, size]:
-            raise RunError(f"--image_size={size}, but data.image_shape is {shape}")
-    except (nets.NetError, RunError) as error:
-        raise RunError(f"{where}: {error}") from error
-    return {**config, "flags": flags}
 
 
 def build_net(config: dict):
@@ -186,27 +92,6 @@ def eval_split(config: dict, name: str, source, workers: Workers) -> Split:
         share=_share(workers),
     )
     return Split(name, dataset, len(source.labels))
-
-
-def make_plan(config: dict) -> tuple[Plan, LearningRate]:
-    """How long, and the learning rate on the way."""
-    flags = config["flags"]
-    plan = Plan(flags["epochs"], config["data"]["examples"]["train"], flags["batch_size"])
-    warmup_steps = plan.steps(flags["warmup_epochs"])
-    if warmup_steps >= plan.total_steps > 1:
-        raise RunError(
-            f"--warmup_epochs={flags['warmup_epochs']:g} must be less than "
-            f"--epochs={flags['epochs']:g}"
-        )
-    learning_rate = LearningRate(
-        flags["schedule"],
-        peak=flags["learning_rate"],
-        total_steps=plan.total_steps,
-        warmup_steps=min(warmup_steps, plan.total_steps - 1),
-        boundaries=tuple(plan.steps(epoch) for epoch in flags["step_epochs"]),
-        factor=flags["step_factor"],
-    )
-    return plan, learning_rate
 
 
 def _make_state(
@@ -289,7 +174,7 @@ def _print_table(flags: dict, terminal: Terminal) -> None:
         flags["net"],
         num_classes=flags["num_classes"] or 10,
         image_shape=shape,
-        stem=flags["stem"] or _default_stem(flags, shape),
+        stem=flags["stem"] or default_stem(flags, shape),
         auxiliary=flags["auxiliary"],
     )
     terminal.line(table(net, shape))
@@ -318,17 +203,6 @@ def _load_data(flags: dict) -> data.Dataset:
     return dataset
 
 
-def _command(raw_flags: dict, dataset: data.Dataset) -> dict:
-    """The configuration that a command asks for."""
-    command = {"flags": resolve(raw_flags, dataset), "data": describe(dataset)}
-    flags = command["flags"]
-    if flags["init_from"]:
-        mean, std = pretrained.normalization(flags["net"])
-        command["data"].update(mean=list(mean), std=list(std))
-    nets.check_size(flags["net"], dataset.image_shape, flags["stem"])
-    return command
-
-
 def _start(command: dict, run_dir: pathlib.Path) -> tf.keras.Model | None:
     """The Keras model whose weights a run starts from; None if there is none, or a checkpoint."""
     flags = command["flags"]
@@ -345,7 +219,7 @@ def train(raw_flags: dict) -> None:
         _print_table(raw_flags, Terminal())
         return
     cluster = find_cluster(raw_flags["cluster"], os.environ)
-    _check_batch(raw_flags, len(cluster.addresses) if cluster else 1)
+    check_batch(raw_flags, len(cluster.addresses) if cluster else 1)
     terminal = Terminal(quiet=cluster is not None and cluster.index > 0)
     if cluster:
         terminal.line(f"waiting for {len(cluster.addresses)} workers to come up")
@@ -357,7 +231,7 @@ def train(raw_flags: dict) -> None:
     workers = Workers(strategy, cluster)
     dataset = _load_data(raw_flags)
     say_skipped(dataset, terminal)
-    command = _command(raw_flags, dataset)
+    command = make_config(raw_flags, dataset)
     if cluster:
         command["machines"] = workers.count
     # So that a setting that does not suit the data is told before a run is made.

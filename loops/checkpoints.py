@@ -249,15 +249,14 @@ def _list_anew(directory: pathlib.Path) -> None:
     """Makes the file `checkpoint` name the states that are there."""
     steps = saved_steps(directory)
     if steps:
-        paths = [str(directory / f"step-{step}") for step in steps]
-        tf.compat.v1.train.update_checkpoint_state(
-            str(directory),
-            paths[-1],
-            paths,
-            # Without, the manager would take them for ones to be kept for ever.
-            all_model_checkpoint_timestamps=[float(i + 1) for i in range(len(paths))],
-            last_preserved_timestamp=0.0,
-        )
+        listed = [f'all_model_checkpoint_paths: "step-{step}"' for step in steps]
+        # Without times the manager would take them for ones to be kept for ever.
+        times = [f"all_model_checkpoint_timestamps: {i + 1}.0" for i in range(len(steps))]
+        newest = f'model_checkpoint_path: "step-{steps[-1]}"'
+        text = "\n".join([newest, *listed, *times, "last_preserved_timestamp: 0.0\n"])
+        temporary = directory / "checkpoint.new"
+        temporary.write_text(text)
+        temporary.replace(directory / "checkpoint")
     else:
         # It is a trace of what was here; `CheckpointManager` would only stumble over it.
         listed = directory / "checkpoint"

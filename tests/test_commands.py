@@ -17,6 +17,7 @@ from absl import flags
 from PIL import Image
 
 import cli
+import configuration
 import evaluation
 import experiment
 from tests.conftest import ROOT
@@ -409,7 +410,7 @@ def test_bad_evaluation_is_one_line(finished, args, message, capsys, tmp_path, m
 )  # fmt: skip
 def test_defaults_that_depend_on_the_net(args, expected):
     command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
-    found = experiment.resolve(command, experiment.data.load("digits", val_fraction=0.1))
+    found = configuration.resolve(command, experiment.data.load("digits", val_fraction=0.1))
     assert {name: found[name] for name in expected} == expected
     # What only a command needs is no part of a run.
     assert not {"describe", "num_classes", "run_dir"} & set(found)
@@ -418,7 +419,7 @@ def test_defaults_that_depend_on_the_net(args, expected):
 def test_settings_of_a_step_are_the_flags_and_the_net():
     args = ["--net=inception_v3", "--seed=7", "--label_smoothing=0.2", "--clip_norm=3"]
     command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
-    found = experiment.resolve(command, experiment.data.load("digits", val_fraction=0.1))
+    found = configuration.resolve(command, experiment.data.load("digits", val_fraction=0.1))
     settings = experiment._step_settings(found)
     assert (settings.seed, settings.auxiliary_weight) == (7, 0.4)
     assert (settings.label_smoothing, settings.clip_norm) == (0.2, 3.0)
