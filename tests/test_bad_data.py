@@ -70,6 +70,8 @@ def test_names_that_cannot_be_printed_are_escaped(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"skipped 1 bad image: {shown}/train/r\\udcffd\\n/0.png\n" in out
     assert "data   colours-\\udcff, 8x8x3" in out
+    # The name of the data is part of that of a run's directory.
+    assert read(tmp_path / "run" / "config.json")["data"]["name"] == "colours-\\udcff"
     call("eval.py", run)
     assert "\n  r\\udcffd\\n  " in capsys.readouterr().out
 

@@ -62,6 +62,7 @@ def test_flagfile(tmp_path):
         ("--schedule=linear", "constant|step|cosine|one_cycle"),
         ("--precision=int8", "float32|mixed_bfloat16|mixed_float16"),
         ("--device=tpu", "auto|cpu|gpu"),
+        ("--bad_images=ignore", "error|skip"),
         ("--step_epochs=1,x", "as 15,25"),
         ("--step_epochs=0", "as 15,25"),
         ("--flip=perhaps", "flip"),
@@ -82,6 +83,12 @@ def test_bad_flags_are_one_line(argument, message, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_failure_is_one_line_and_keeps_the_spaces_of_names(capsys):
+    with pytest.raises(SystemExit):
+        cli.fail("two  spaces.jpg\n  is wrong\r\n\n")
+    assert capsys.readouterr().err.endswith(": two  spaces.jpg is wrong\n")
 
 
 def test_eval_has_no_flags_of_the_net():

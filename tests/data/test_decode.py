@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from data.decode import decode
 
@@ -150,7 +150,21 @@ def test_orientation_is_followed(tmp_path, orientation):
     np.testing.assert_allclose(found[::15, ::15], shown, atol=2)
 
 
-def test_damaged_metadata_leaves_the_pixels(tmp_path):
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\0\0\xff\xff\xff\xff\xff\xff garbage"
-    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "a.jpg", exif=exif)
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"no TIFF header",
+        b"MM\0*\0\0\0\x08",
+        b"MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\0\0\xff\xff\xff\xff\xff\xff garbage",
+    ],
+)
+def test_damaged_metadata_leaves_the_pixels(tmp_path, exif):
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
     np.testing.assert_allclose(decode(tmp_path / "a.jpg", (4, 4, 3)), 9, atol=2)
+
+
+def test_damaged_metadata_of_a_png_leaves_the_pixels(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n8\nnot hexadecimal")
+    Image.new("L", (8, 8), 9).save(tmp_path / "a.png", pnginfo=info)
+    assert np.all(decode(tmp_path / "a.png", (4, 4, 1)) == 9)
