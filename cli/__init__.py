@@ -8,6 +8,7 @@ Synopsis:
 import contextlib
 import io
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -54,8 +55,8 @@ _SAVED_TYPES = {
 
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    words = (f"{w[:300]}...{w[-100:]}" if len(w) > 500 else w for w in message.split())
-    line = " ".join(words)
+    line = " ".join(filter(None, (part.strip() for part in message.splitlines())))
+    line = re.sub(r"\S{501,}", lambda word: f"{word[0][:300]}...{word[0][-100:]}", line)
     line = f"{line[:1500]} ... {line[-300:]}" if len(line) > 2000 else line
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)

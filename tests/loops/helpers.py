@@ -1,5 +1,8 @@
 """Small nets and data for the tests of the loops."""
 
+import contextlib
+import resource
+
 import numpy as np
 import tensorflow as tf
 
@@ -142,3 +145,14 @@ def gradients_by_hand(net, images, labels, smoothing=0.0):
     target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
     error = (softmax(images @ kernel + bias) - target) / len(images)
     return [images.T @ error, error.sum(0)]
+
+
+@contextlib.contextmanager
+def full_disk(size=100):
+    """Makes every write beyond a file's first bytes fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,25 +1,21 @@
-import contextlib
-import resource
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from loops.checkpoints import Checkpoints, find_checkpoint, restore_net
+from loops.checkpoints import Checkpoints, find_checkpoint, restore_net, saved_steps
 from loops.errors import RunError, reason
 from loops.variables import named_variables, nest
-from tests.loops.helpers import Linear, Statistics, examples, make_state, take_steps, weights
-
-
-@contextlib.contextmanager
-def full_disk():
-    """Makes every write beyond a file's first 100 bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.loops.helpers import (
+    Linear,
+    Statistics,
+    examples,
+    full_disk,
+    make_state,
+    take_steps,
+    weights,
+)
 
 
 def all_variables(state):
@@ -31,6 +27,7 @@ def all_variables(state):
         *state.optimizer.variables,
         *state.window.values(),
         *state.progress.values(),
+        *state.guard.values(),
         scale.scale,
         scale.good_steps,
     ]
@@ -55,7 +52,7 @@ def test_all_there_is_comes_back(tmp_path, strategy, optimizer):
     state = full_state(strategy, optimizer=optimizer)
     fill(state, 10)
     saved = values(state)
-    Checkpoints(state, tmp_path, keep=1).save_last()
+    Checkpoints(state, tmp_path, keep=2).save_last()
 
     other = full_state(strategy, optimizer=optimizer)
     fill(other, 500)
@@ -68,7 +65,7 @@ def test_from_one_replica_to_two_and_back(tmp_path, one_replica, two_replicas):
     for first, second in ((one_replica, two_replicas), (two_replicas, one_replica)):
         state = full_state(first)
         take_steps(first, state, [examples()], ema_decay=0.9)
-        Checkpoints(state, tmp_path, keep=1).save_last()
+        Checkpoints(state, tmp_path, keep=2).save_last()
         other = full_state(second)
         fill(other, 500)
         assert Checkpoints(other, tmp_path, keep=1).restore_last()
@@ -78,7 +75,7 @@ def test_from_one_replica_to_two_and_back(tmp_path, one_replica, two_replicas):
 
 def test_variables_are_saved_by_name(tmp_path, one_replica):
     state = full_state(one_replica)
-    Checkpoints(state, tmp_path, keep=1).save_last()
+    Checkpoints(state, tmp_path, keep=2).save_last()
     keys = {k.split("/.ATTR")[0] for k, _ in tf.train.list_variables(str(tmp_path / "checkpoints"))}
     for key in (
         "net/dense/_kernel",
@@ -117,25 +114,29 @@ def test_layers_in_a_list_are_refused(one_replica, tmp_path):
         Checkpoints(make_state(one_replica, net=HeldInAList), tmp_path, keep=1)
 
 
-@pytest.mark.parametrize("part", ["net", "ema_net", "optimizer", "window", "progress"])
+@pytest.mark.parametrize("part", ["net", "ema_net", "optimizer", "window", "progress", "guard"])
 def test_a_save_that_leaves_something_out_is_refused(one_replica, tmp_path, monkeypatch, part):
     state = full_state(one_replica)
     parts = state.parts()
     del parts[part]
     monkeypatch.setattr(state, "parts", lambda: parts)
     with pytest.raises(RunError, match=r"holds \d+ variables of \d+"):
-        Checkpoints(state, tmp_path, keep=1).save_last()
+        Checkpoints(state, tmp_path, keep=2).save_last()
 
 
 def test_a_checkpoint_that_lacks_a_variable_is_refused(one_replica, tmp_path):
     Checkpoints(make_state(one_replica, net=Linear), tmp_path, keep=1).save_last()
-    with pytest.raises(RunError, match="does not restore"):
+    with pytest.raises(
+        RunError, match=r"has no checkpoint that restores this run \(.*; put one back"
+    ):
         Checkpoints(make_state(one_replica, net=Statistics), tmp_path, keep=1).restore_last()
 
 
 def test_a_checkpoint_of_more_than_there_is_is_refused(one_replica, tmp_path):
     Checkpoints(make_state(one_replica, net=Statistics), tmp_path, keep=1).save_last()
-    with pytest.raises(RunError, match="does not restore"):
+    with pytest.raises(
+        RunError, match=r"has no checkpoint that restores this run \(.*; put one back"
+    ):
         Checkpoints(make_state(one_replica, net=Linear), tmp_path, keep=1).restore_last()
 
 
@@ -150,16 +151,17 @@ def test_the_last_few_and_the_best_are_kept(one_replica, tmp_path):
         state.optimizer.iterations.assign(step)
         checkpoints.save_last()
         if step == 20:
+            state.progress["best_step"].assign(20)
             checkpoints.save_best()
     assert {p.stem for p in (tmp_path / "checkpoints").glob("*.index")} == {"step-20", "step-30"}
     assert {p.stem for p in (tmp_path / "best").glob("*.index")} == {"step-20"}
-    assert checkpoints.restore_best()
+    checkpoints.restore_best()
     assert state.step == 20
 
 
 def test_a_save_that_fails_leaves_the_earlier_ones(one_replica, tmp_path):
     state = make_state(one_replica)
-    checkpoints = Checkpoints(state, tmp_path, keep=1)
+    checkpoints = Checkpoints(state, tmp_path, keep=2)
     checkpoints.save_last()
     saved = weights(state.net)
 
@@ -180,7 +182,7 @@ def test_finding_and_restoring_a_net_alone(one_replica, tmp_path, monkeypatch):
     state = full_state(one_replica)
     fill(state, 3)
     state.optimizer.iterations.assign(12)
-    checkpoints = Checkpoints(state, tmp_path, keep=1)
+    checkpoints = Checkpoints(state, tmp_path, keep=2)
     checkpoints.save_last()
     checkpoints.save_best()
     prefix = str(tmp_path / "checkpoints" / "step-12")
@@ -208,31 +210,208 @@ def test_a_checkpoint_that_is_not_there(tmp_path, which):
         find_checkpoint(tmp_path, which)
 
 
-def test_a_damaged_checkpoint_is_one_line(one_replica, tmp_path):
+def test_a_net_in_a_damaged_checkpoint_is_one_line(one_replica, tmp_path):
     state = make_state(one_replica)
-    Checkpoints(state, tmp_path, keep=1).save_last()
+    Checkpoints(state, tmp_path, keep=2).save_last()
     data = tmp_path / "checkpoints" / "step-0.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:20])
-    for restore in (
-        Checkpoints(state, tmp_path, keep=1).restore_last,
-        lambda: restore_net(state.net, str(tmp_path / "checkpoints" / "step-0"), average=False),
-    ):
-        with pytest.raises(RunError, match="step-0 does not restore") as caught:
-            restore()
+    with pytest.raises(RunError, match="step-0 does not restore") as caught:
+        restore_net(state.net, str(tmp_path / "checkpoints" / "step-0"), average=False)
+    assert "\n" not in str(caught.value)
+
+
+# Ways in which the files of a state go bad, the first of them its index, the second its data.
+
+
+def truncate(index, data):
+    data.write_bytes(data.read_bytes()[:-7])
+
+
+def empty(index, data):
+    data.write_bytes(b"")
+
+
+def zero(index, data):
+    data.write_bytes(bytes(data.stat().st_size))
+
+
+def flip_a_bit(index, data):
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+
+def truncate_index(index, data):
+    index.write_bytes(index.read_bytes()[:-7])
+
+
+def empty_index(index, data):
+    index.write_bytes(b"")
+
+
+def zero_index(index, data):
+    index.write_bytes(bytes(index.stat().st_size))
+
+
+def remove(index, data):
+    index.unlink()
+    data.unlink()
+
+
+def remove_data(index, data):
+    data.unlink()
+
+
+def remove_index(index, data):
+    index.unlink()
+
+
+DAMAGES = (
+    truncate, empty, zero, flip_a_bit, truncate_index, empty_index, zero_index, remove,
+    remove_data, remove_index,
+)  # fmt: skip
+
+
+def saved(strategy, run_dir, steps=(10, 20, 30)):
+    """Checkpoints of a state, its bias being the step."""
+    state = make_state(strategy)
+    checkpoints = Checkpoints(state, run_dir, keep=3)
+    for step in steps:
+        state.optimizer.iterations.assign(step)
+        state.net.dense.bias.assign([float(step)] * 3)
+        checkpoints.save_last()
+    return state
+
+
+def damage(run_dir, step, how, part="checkpoints"):
+    how(run_dir / part / f"step-{step}.index", run_dir / part / f"step-{step}.data-00000-of-00001")
+
+
+def restored(strategy, run_dir):
+    """A fresh state that restored the last, the checkpoints, and what was said."""
+    state, said = make_state(strategy), []
+    checkpoints = Checkpoints(state, run_dir, keep=3, say=said.append)
+    assert checkpoints.restore_last()
+    assert np.all(state.net.dense.bias.numpy() == state.step)
+    return state, checkpoints, said
+
+
+@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
+def test_a_damaged_newest_falls_back_to_the_one_before(one_replica, tmp_path, how):
+    saved(one_replica, tmp_path)
+    damage(tmp_path, 30, how)
+    state, checkpoints, said = restored(one_replica, tmp_path)
+    assert state.step == 20
+    assert f"{tmp_path}/checkpoints/step-30 is damaged (" in said[0]
+    assert said[1] == f"going on from {tmp_path}/checkpoints/step-20, the one before"
+    # It is not taken again, nor by eval.py, and the run saves that step anew.
+    assert find_checkpoint(tmp_path, "last") == f"{tmp_path}/checkpoints/step-20"
+    state.optimizer.iterations.assign(30)
+    state.net.dense.bias.assign([30.0] * 3)
+    checkpoints.save_last()
+    state, _, said = restored(one_replica, tmp_path)
+    assert (state.step, said) == (30, [])
+
+
+def test_two_damaged_ones_fall_back_to_the_third(one_replica, tmp_path):
+    saved(one_replica, tmp_path)
+    damage(tmp_path, 30, zero)
+    damage(tmp_path, 20, remove_data)
+    state, _, said = restored(one_replica, tmp_path)
+    assert state.step == 10
+    assert [line.split(" is damaged")[0][-7:] for line in said[:2]] == ["step-30", "step-20"]
+
+
+@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
+def test_none_good_is_not_a_fresh_start(one_replica, tmp_path, how):
+    saved(one_replica, tmp_path)
+    for step in (10, 20, 30):
+        damage(tmp_path, step, how)
+    for _ in range(2):  # Nor the second time.
+        state = make_state(one_replica)
+        checkpoints = Checkpoints(state, tmp_path, keep=3)
+        with pytest.raises(RunError, match="has no checkpoint that restores this run") as caught:
+            checkpoints.restore_last()
         assert "\n" not in str(caught.value)
 
 
+def test_a_directory_without_states_is_not_a_fresh_start_where_rows_are(one_replica, tmp_path):
+    saved(one_replica, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "metrics.jsonl").write_text('{"split": "train", "step": 7}\n')
+    with pytest.raises(RunError, match=f"or remove {tmp_path} to start over"):
+        Checkpoints(make_state(one_replica), tmp_path, keep=3).restore_last()
+
+
 @pytest.mark.parametrize("contents", ["", "half of", None])
-def test_a_damaged_list_of_checkpoints_is_not_a_fresh_start(one_replica, tmp_path, contents):
-    state = make_state(one_replica)
-    Checkpoints(state, tmp_path, keep=1).save_last()
+def test_a_damaged_list_of_checkpoints_is_made_anew(one_replica, tmp_path, contents):
+    saved(one_replica, tmp_path)
     listed = tmp_path / "checkpoints" / "checkpoint"
     if contents is None:
         listed.unlink()
     else:
         listed.write_text(contents)
-    with pytest.raises(RunError, match=r"damaged|no file `checkpoint`"):
-        Checkpoints(state, tmp_path, keep=1)
+    state, _, said = restored(one_replica, tmp_path)
+    assert (state.step, said) == (30, [])
+    assert tf.train.latest_checkpoint(tmp_path / "checkpoints").endswith("step-30")
+
+
+def test_a_process_that_goes_on_keeps_no_more_than_it_should(one_replica, tmp_path):
+    saved(one_replica, tmp_path)
+    state, checkpoints, _ = restored(one_replica, tmp_path)
+    for step in (40, 50):
+        state.optimizer.iterations.assign(step)
+        checkpoints.save_last()
+    assert saved_steps(tmp_path / "checkpoints") == [30, 40, 50]
+
+
+def test_what_a_killed_save_left_is_tidied_up(one_replica, tmp_path):
+    saved(one_replica, tmp_path)
+    directory = tmp_path / "checkpoints"
+    (directory / "step-40_temp").mkdir()
+    (directory / "step-40_temp" / "part-00000-of-00001.data-00000-of-00001").write_text("half")
+    (directory / "step-40.data-00000-of-00001").write_text("no index yet")
+    restored(one_replica, tmp_path)
+    assert not list(directory.glob("step-40*"))
+
+
+def test_a_state_is_written_once_until_it_is_evaluated(one_replica, tmp_path):
+    state = make_state(one_replica)
+    checkpoints = Checkpoints(state, tmp_path, keep=2)
+    index = tmp_path / "checkpoints" / "step-0.index"
+    times = []
+    for evaluated in (-1, -1, 0):
+        state.progress["evaluated_step"].assign(evaluated)
+        checkpoints.save_last()
+        times.append(index.stat().st_mtime_ns)
+    assert times[0] == times[1] != times[2]
+
+
+@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
+def test_a_damaged_best_is_noticed(one_replica, tmp_path, how):
+    state = make_state(one_replica)
+    state.progress["best_step"].assign(0)
+    checkpoints = Checkpoints(state, tmp_path, keep=2)
+    checkpoints.save_best()
+    assert checkpoints.has_best()
+    damage(tmp_path, 0, how, part="best")
+    assert not checkpoints.has_best()
+    with pytest.raises(RunError, match="best/step-0, the best state, cannot be scored"):
+        checkpoints.restore_best()
+    # The same state among the last ones will do.
+    checkpoints.save_last()
+    checkpoints.restore_best()
+
+
+def test_a_worker_that_is_not_the_chief_saves_nothing(one_replica, tmp_path):
+    state = saved(one_replica, tmp_path / "chief")
+    checkpoints = Checkpoints(state, tmp_path / "worker", keep=2, writes=False)
+    checkpoints.save_last()
+    checkpoints.save_best()
+    assert not (tmp_path / "worker").exists()
+    follower = make_state(one_replica)
+    assert Checkpoints(follower, tmp_path / "chief", keep=2, writes=False).restore_last(20)
+    assert follower.step == 20
 
 
 def test_reasons_are_without_decoration():

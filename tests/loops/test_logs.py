@@ -5,8 +5,9 @@ import math
 import pytest
 import tensorflow as tf
 
-from loops.errors import RunError
+from loops.errors import SaveError
 from loops.logs import MetricsLog, Terminal, bar, duration
+from tests.loops.helpers import full_disk
 
 
 def scalars(directory):
@@ -25,7 +26,7 @@ def rows(path):
 
 
 def test_a_row_is_in_the_file_and_in_tensorboard(tmp_path):
-    log = MetricsLog(tmp_path, step=0)
+    log = MetricsLog(tmp_path)
     log.write("train", 10, 0.5, loss=1.25, top_1_accuracy=0.5)
     log.write("val", 10, 0.5, loss=1.5, top_1_accuracy=0.25)
     assert rows(tmp_path) == [
@@ -45,38 +46,108 @@ def test_a_row_is_in_the_file_and_in_tensorboard(tmp_path):
     }
 
 
-def test_rows_behind_the_checkpoint_are_dropped(tmp_path):
-    log = MetricsLog(tmp_path, step=0)
+def points(directory):
+    """(step, tag) of every point in a directory, as often as it is there."""
+    found = []
+    for path in directory.glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            found += [(event.step, value.tag) for value in event.summary.value]
+    return sorted(found)
+
+
+def test_what_is_behind_a_state_is_taken_back(tmp_path):
+    """In metrics.jsonl and in TensorBoard, torn as a kill leaves them, and no more than that."""
+    log = MetricsLog(tmp_path)
+    log.write_text("configuration", "| a |")
     for step in (10, 20, 30):
-        log.write("train", step, step / 10, loss=1.0)
+        log.write("train", step, step / 10, loss=1.0, timings={"images_per_second": 5.0})
+        log.write("val", step, step / 10, loss=2.0)
+    log.write("test", 30, 3, loss=3.0)
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"split": "train", "st')  # As a kill leaves it.
-    log = MetricsLog(tmp_path, step=20)
-    assert [row["step"] for row in rows(tmp_path)] == [10, 20]
+        file.write('{"split": "train", "st')
+    (events,) = (tmp_path / "train").glob("events*")
+    with events.open("ab") as file:
+        file.write(b"half of a record")
+
+    log = MetricsLog(tmp_path)
+    # The validation scores of step 20 are not in the state, so they will come again.
+    log.rewind(20, evaluated_step=10)
+    kept = [("train", 10), ("val", 10), ("train", 20)]
+    assert [(row["split"], row["step"]) for row in rows(tmp_path)] == kept
+    assert log.rows == rows(tmp_path)
+    tags = ("images_per_second", "loss")
+    expected = [(0, "configuration"), *((step, tag) for step in (10, 20) for tag in tags)]
+    assert points(tmp_path / "train") == expected
+    assert points(tmp_path / "val") == [(10, "loss")]
+    assert points(tmp_path / "test") == []
+    log.write("val", 20, 2, loss=2.0)
     log.write("train", 30, 3, loss=2.0)
-    assert [row["step"] for row in rows(tmp_path)] == [10, 20, 30]
+    assert points(tmp_path / "val") == [(10, "loss"), (20, "loss")]
+    assert points(tmp_path / "train") == [*expected, (30, "loss")]
+    assert [(r["split"], r["step"]) for r in rows(tmp_path)] == [*kept, ("val", 20), ("train", 30)]
+
+
+def test_a_run_that_died_before_its_first_state_tells_all_anew(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write_text("configuration", "| a |")
+    log.write("train", 1, 0.1, loss=1.0)
+    log = MetricsLog(tmp_path)
+    log.rewind(0, evaluated_step=-1)
+    log.write_text("configuration", "| a |")
+    assert points(tmp_path / "train") == [(0, "configuration")]
+    assert rows(tmp_path) == []
+
+
+def test_timings_are_for_tensorboard_alone(tmp_path):
+    MetricsLog(tmp_path).write("train", 1, 0.1, loss=1.0, timings={"images_per_second": 5.0})
+    assert "images_per_second" not in rows(tmp_path)[0]
+    assert scalars(tmp_path / "train")[1, "images_per_second"] == 5.0
+
+
+def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path):
+    log = MetricsLog(tmp_path, writes=False)
+    log.rewind(0, evaluated_step=-1)
+    log.write_text("configuration", "| a |")
+    log.write("train", 1, 0.1, loss=1.0)
+    assert [row["step"] for row in log.rows] == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 80, 150, 200])
+def test_what_a_full_disk_refused_is_written_later(tmp_path, size):
+    """Once, whatever part of it had got to the disk."""
+    log = MetricsLog(tmp_path)
+    log.write("train", 1, 0.1, loss=1.0)
+    with full_disk(size):
+        for step in (2, 3):
+            with pytest.raises(SaveError, match=f"cannot write {tmp_path}"):
+                log.write("train", step, 0.1, loss=1.0)
+    log.write("train", 4, 0.1, loss=1.0)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert points(tmp_path / "train") == [(step, "loss") for step in (1, 2, 3, 4)]
 
 
 def test_rows_are_json_also_where_a_figure_is_not_finite(tmp_path):
-    MetricsLog(tmp_path, step=0).write("train", 1, 0.1, loss=math.nan, gradient_norm=math.inf)
+    MetricsLog(tmp_path).write("train", 1, 0.1, loss=math.nan, gradient_norm=math.inf)
     assert rows(tmp_path)[0]["loss"] is None
     assert rows(tmp_path)[0]["gradient_norm"] is None
 
 
 def test_text(tmp_path):
-    MetricsLog(tmp_path, step=0).write_text("configuration", "| a | b |")
+    MetricsLog(tmp_path).write_text("configuration", "| a | b |")
     assert scalars(tmp_path / "train")[0, "configuration"] == b"| a | b |"
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
-    log = MetricsLog(tmp_path, step=0)
-    (tmp_path / "metrics.jsonl").unlink()
+    log = MetricsLog(tmp_path)
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(RunError, match=r"cannot write to .*: Is a directory"):
+    with pytest.raises(SaveError, match=r"cannot write .*metrics\.jsonl: Is a directory"):
         log.write("train", 1, 0.1, loss=1.0)
     (tmp_path / "metrics.jsonl").rmdir()
     (tmp_path / "val").write_text("in the way of the event files")
-    with pytest.raises(RunError, match="cannot write to "):
+    log = MetricsLog(tmp_path)
+    with pytest.raises(SaveError, match=r"cannot write .*/val: "):
         log.write("val", 1, 0.1, loss=1.0)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loops.checkpoints import Checkpoints
+from loops.checkpoints import Checkpoints, saved_steps
+from loops.errors import NumbersError, SaveError
 from loops.evaluate import Scores
 from loops.interrupt import Interrupted, StopRequest
 from loops.logs import MetricsLog, Terminal
@@ -231,6 +232,157 @@ def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_repl
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])
     for name, value in last_values(tmp_path).items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_numbers_that_are_not_finite_stop_the_run(strategy, tmp_path):
+    """With the step, the learning rate and the gradient norm; the last good state stays."""
+    wanted = r"the loss is not finite at step 8 \(loss nan, gradient norm nan, learning rate 0\.1\)"
+    with pytest.raises(NumbersError, match=wanted):
+        trainer(strategy, tmp_path, spoil=[7])[1].run()
+    saved = last_values(tmp_path)
+    assert saved["optimizer/iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 6
+    del saved["_CHECKPOINTABLE_OBJECT_GRAPH"]
+    assert all(np.all(np.isfinite(value)) for value in saved.values() if value.dtype.kind == "f")
+    # Goes on with another policy, and with the batch mended ends as if nothing had been.
+    trainer(strategy, tmp_path)[1].run()
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(one_replica, tmp_path):
+    state, run = trainer(one_replica, tmp_path)
+    evaluate = run._scores
+    run._scores = lambda split: (state.net.dense.bias.assign([np.inf] * 3), evaluate(split))[1]
+    with pytest.raises(NumbersError, match="a weight is not finite at step 3"):
+        run.run()
+    assert saved_steps(tmp_path / "checkpoints") == [0]
+
+
+def test_skipped_updates_are_counted(strategy, tmp_path):
+    faults = Faults(on_nan="skip")
+    _, run = trainer(strategy, tmp_path, spoil=[4, 6], faults=faults)
+    assert run.run().step in (3, 6, 9, 12)
+    counts = {r["step"]: r["skipped_updates"] for r in rows(tmp_path) if r["split"] == "train"}
+    # The window of steps 7 and 8 has one update, that of step 5 and 6 too.
+    assert counts == {2: 0, 3: 0, 4: 0, 6: 1, 8: 2, 9: 2, 10: 2, 12: 2}
+    assert all(row["loss"] is not None for row in rows(tmp_path))
+
+
+def test_a_window_without_an_update_is_logged(one_replica, tmp_path):
+    _, run = trainer(one_replica, tmp_path, spoil=[4, 5], faults=Faults(on_nan="skip"))
+    run.run()
+    (row,) = (r for r in rows(tmp_path) if r["split"] == "train" and r["step"] == 6)
+    assert (row["loss"], row["gradient_norm"], row["skipped_updates"]) == (None, None, 2)
+
+
+def test_skips_without_an_end_stop_the_run(one_replica, tmp_path, monkeypatch):
+    monkeypatch.setattr("loops.step.MOST_SKIPS_IN_A_ROW", 3)
+    _, run = trainer(one_replica, tmp_path, spoil=range(4, 99), faults=Faults(on_nan="skip"))
+    with pytest.raises(NumbersError, match="at step 7, as at the 3 steps up to it"):
+        run.run()
+
+
+def test_going_back_leaves_out_the_batches_behind_the_checkpoint(strategy, tmp_path):
+    """From step 6 on, the batches 6 and 7 are left out: the run is one that never had them."""
+    terminal = Signaller()
+    faults = Faults(on_nan="restore")
+    _, run = trainer(strategy, tmp_path, terminal, spoil=[7], faults=faults)
+    seen = []
+    batches = run._train_batches
+    run._train_batches = lambda *args: (seen.append(args), batches(*args))[1]
+    run.run()
+    assert seen == [(0, 0), (6, 2)]
+    assert "back to step 6, leaving out the 2 batches behind it (1 of 3 times)" in (
+        terminal._stream.getvalue()
+    )
+    steps = [row["step"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert steps == [2, 3, 4, 6, 8, 9, 10, 12]
+    guard = {k.split("/")[1]: v for k, v in last_values(tmp_path).items() if "guard" in k}
+    assert (guard["restores"], guard["batches_left_out"], guard["stuck"]) == (1, 2, False)
+
+
+def test_a_run_that_went_back_is_the_same_however_often_it_is_stopped(one_replica, tmp_path):
+    faults = Faults(on_nan="restore")
+    kwargs = {"spoil": [7], "faults": faults}
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    trainer(one_replica, tmp_path / "a", **kwargs)[1].run()
+    for text in ("step 8/12", "step 11/12"):
+        with pytest.raises(Interrupted):
+            trainer(one_replica, tmp_path / "b", Signaller(text), **kwargs)[1].run()
+    trainer(one_replica, tmp_path / "b", **kwargs)[1].run()
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
+    _, run = trainer(one_replica, tmp_path, spoil=[7, 8, 9, 10], faults=Faults(on_nan="restore"))
+    with pytest.raises(NumbersError, match="the run went back 3 times already"):
+        run.run()
+    assert saved_steps(tmp_path / "checkpoints") == [3, 6]
+
+
+class Full(Exception):
+    pass
+
+
+def failing(save, steps, state):
+    """A save that fails at some steps, as on a full disk."""
+
+    def attempt():
+        if state.step in steps:
+            raise SaveError(f"cannot save step-{state.step}: No space left on device")
+        save()
+
+    return attempt
+
+
+@pytest.mark.parametrize("which", ["save_last", "save_best"])
+def test_a_save_that_fails_stops_the_run(one_replica, tmp_path, which):
+    state, run = trainer(one_replica, tmp_path)
+    save = getattr(run._checkpoints, which)
+    setattr(run._checkpoints, which, failing(save, {3}, state))
+    with pytest.raises(SaveError, match="cannot save step-3: No space left"):
+        run.run()
+
+
+@pytest.mark.parametrize("strategy", ["one_replica"], indirect=True)
+@pytest.mark.parametrize("which", ["save_last", "save_best"])
+def test_a_run_goes_on_without_a_save(unstopped, strategy, tmp_path, which):
+    """And is the same run; also when it is killed after a best state could not be saved."""
+    expected_dir, expected = unstopped(strategy)
+    terminal = Signaller()
+    state, run = trainer(strategy, tmp_path, terminal, faults=Faults(on_save_error="continue"))
+    save = getattr(run._checkpoints, which)
+    setattr(run._checkpoints, which, failing(save, {3, 6}, state))
+    outcome = run.run()
+    assert "cannot save step-6: No space left on device; going on" in terminal._stream.getvalue()
+    if which == "save_last":
+        assert outcome.scores.loss == expected.scores.loss
+    assert rows(tmp_path)[:-1] == rows(expected_dir)[:-1]
+
+
+def test_without_room_for_any_best_the_last_is_scored(one_replica, tmp_path):
+    terminal = Signaller()
+    state, run = trainer(one_replica, tmp_path, terminal, faults=Faults(on_save_error="continue"))
+    run._checkpoints.save_best = failing(None, range(99), state)
+    outcome = run.run()
+    assert (outcome.step, outcome.is_best) == (12, False)
+    assert "no best state could be saved" in terminal._stream.getvalue()
+
+
+def test_a_best_that_was_not_saved_is_made_up_for(one_replica, tmp_path):
+    """A kill between the save of the last state and that of the best."""
+    state, run = trainer(one_replica, tmp_path)
+
+    def die():
+        raise Full
+
+    run._checkpoints.save_best = die
+    with pytest.raises(Full):
+        run.run()
+    assert saved_steps(tmp_path / "checkpoints") == [0, 3]
+    assert saved_steps(tmp_path / "best") == []
+    _, run = trainer(one_replica, tmp_path)
+    run._finish_epoch()
+    assert saved_steps(tmp_path / "best") == [3]
 
 
 def test_progress_is_told(unstopped, one_replica, tmp_path):
