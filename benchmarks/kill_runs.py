@@ -159,30 +159,34 @@ def _points(directory: pathlib.Path) -> list[tuple]:
     return points
 
 
+def _saved_step(run_dir: pathlib.Path) -> int:
+    """The last step that a run has saved, 0 if there is none."""
+    names = [path.name for path in run_dir.glob("checkpoints/step-*.index")]
+    return max((int(re.findall(r"\d+", name)[-1]) for name in names), default=0)
+
+
 def try_configuration(name: str, kills: int, generator: random.Random, home: pathlib.Path) -> list:
     """Trains undisturbed and disturbed, and returns what differs."""
     args, workers = CONFIGURATIONS[name]
     undisturbed, disturbed = (home / f"{name}-{way}" for way in ("undisturbed", "disturbed"))
-    started = time.monotonic()
+    started = time.time()
     finish(start(undisturbed, args, workers))
-    seconds = time.monotonic() - started
-    print(f"{name}: {seconds:.0f} s undisturbed", flush=True)
+    seconds = time.time() - started
+    until_begun = (undisturbed / "config.json").stat().st_mtime - started
+    steps = _saved_step(undisturbed)
+    print(f"{name}: {steps} steps in {seconds:.0f} s undisturbed", flush=True)
     made = 0
     while made < kills:
-        after = generator.uniform(2, seconds)
-        victim = generator.randrange(workers)
+        left = (seconds - until_begun) * (1 - _saved_step(disturbed) / steps)
+        after, victim = generator.uniform(1, until_begun + left), generator.randrange(workers)
         if not kill(start(disturbed, args, workers), victim, after):
             print("  it was finished before its next kill; once more from the start", flush=True)
             disturbed = disturbed.with_name(disturbed.name + "-again")
             continue
         made += 1
-        rows = disturbed / "metrics.jsonl"
-        lines = len(rows.read_text().splitlines()) if rows.exists() else 0
-        saved = sorted(
-            int(re.findall(r"\d+", p.name)[-1]) for p in disturbed.glob("checkpoints/step-*.index")
-        )
-        place = f"{lines} rows, saved {saved or 'nothing'}"
-        print(f"  kill {made} of worker {victim} after {after:.2f} s: {place}", flush=True)
+        who = f" of worker {victim}" if workers > 1 else ""
+        place = f"saved at step {_saved_step(disturbed)}"
+        print(f"  kill {made}{who} after {after:.2f} s, {place}", flush=True)
     finish(start(disturbed, args, workers))
     found = differences(undisturbed, disturbed)
     print(f"  {'; '.join(found) if found else 'equal bit for bit'}", flush=True)

@@ -370,7 +370,7 @@ def test_without_room_for_any_best_the_last_is_scored(one_replica, tmp_path):
 
 def test_a_best_that_was_not_saved_is_made_up_for(one_replica, tmp_path):
     """A kill between the save of the last state and that of the best."""
-    state, run = trainer(one_replica, tmp_path)
+    _, run = trainer(one_replica, tmp_path)
 
     def die():
         raise Full
