@@ -55,7 +55,7 @@ CONFIGURATIONS = {
 def start(run_dir: pathlib.Path, args, workers: int = 1) -> list[subprocess.Popen]:
     """Starts a training, a process for each worker."""
     command = [sys.executable, str(ROOT / "train.py"), *COMMON, *args, f"--run_dir={run_dir}"]
-    ports = _free_ports(workers)
+    ports = free_ports(workers)
     processes = []
     for index in range(workers):
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
@@ -69,7 +69,8 @@ def start(run_dir: pathlib.Path, args, workers: int = 1) -> list[subprocess.Pope
     return processes
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens to."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -115,7 +116,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     if results[0] != results[1]:
         found.append("result.json")
     for part in ("checkpoints", "best"):
-        a, b = (_tensors(run / part) for run in (one, other))
+        a, b = (tensors(run / part) for run in (one, other))
         names = sorted(a.keys() | b.keys())
         found += [
             f"{part}: {name}" for name in names if name not in a or not _equal(a[name], b.get(name))
@@ -133,8 +134,8 @@ def _equal(a, b) -> bool:
     return b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def _tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """Everything in the newest checkpoint but what TensorFlow counts for itself."""
+def tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """What the newest checkpoint of a directory holds, but for TensorFlow's own counter."""
     newest = max(directory.glob("step-*.index"), key=lambda p: int(re.findall(r"\d+", p.name)[-1]))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     names = [

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from loops.errors import RunError
 from loops.run_dir import (
     default_name,
     differences,
+    locked,
     open_run,
     read_config,
     read_json,
@@ -131,6 +133,35 @@ def test_a_start_that_failed_can_be_repeated(tmp_path, monkeypatch):
     assert list((tmp_path / "a").iterdir()) == []
     (tmp_path / "a" / "config.json.new").write_text("{")
     assert open_run(tmp_path / "a", CONFIG, free=()) is None
+
+
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
+    run_dir = tmp_path / "run"
+    with locked(run_dir):
+        assert open_run(run_dir, CONFIG, free=()) is None
+        wanted = rf"run is in use: process {os.getpid()} on \S+ trains in it\. Wait"
+        with pytest.raises(RunError, match=wanted), locked(run_dir):
+            pass
+    with locked(run_dir):
+        assert open_run(run_dir, CONFIG, free=()) == CONFIG
+
+
+def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
+    def refuse(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):
+        pass
+
+
+def test_where_no_lock_can_be_the_directory_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunError, match=r"cannot write .*file/run/lock"),
+        locked(tmp_path / "file" / "run"),
+    ):
+        pass
 
 
 def test_figures_that_are_not_finite_are_json(tmp_path):

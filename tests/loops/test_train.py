@@ -394,12 +394,13 @@ def test_progress_is_told(unstopped, one_replica, tmp_path):
     assert "val loss" in lines[1]
 
 
-def test_a_second_signal_leaves_at_once():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_within_and_as_before_without(number):
+    """(A second one ends the process, so that is tested with one of its own.)"""
+    before = signal.getsignal(number)
     with StopRequest() as stop:
         assert stop.signal_number is None
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is before
+        os.kill(os.getpid(), number)
+        assert stop.signal_number == number
+    assert signal.getsignal(number) is before
+    assert signal.set_wakeup_fd(-1) == -1

@@ -73,6 +73,69 @@ def test_batch_norm_has_a_gradient_through_the_batch_statistics():
     np.testing.assert_allclose(tape.gradient(loss, x), np.zeros(x.shape), atol=1e-4)
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(1.5, 2.0), (300.0, 0.1)])
+def test_synchronized_batch_norm_is_that_of_the_whole_batch(two_replicas, mean, deviation):
+    """Outputs, moving statistics and gradients; also where a variance is small beside its mean."""
+    generator = np.random.default_rng(0)
+    x = tf.constant(generator.normal(mean, deviation, (8, 3, 3, 5)), tf.float32)
+    weights = tf.constant(generator.normal(size=x.shape), tf.float32)
+    exact = x.numpy().astype(np.float64)
+    whole = BatchNorm()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = whole(x, training=True)
+        loss = tf.reduce_sum(outputs * weights)
+    expected = tape.gradient(loss, [x, whole.gamma.value, whole.beta.value])
+
+    with two_replicas.scope():
+        layer = BatchNorm(synchronized=True)
+        layer.build(x.shape)
+
+    @tf.function
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine, its_weights = x[4 * number : 4 * number + 4], weights[4 * number : 4 * number + 4]
+            with tf.GradientTape() as tape:
+                tape.watch(mine)
+                outputs = layer(mine, training=True)
+                loss = tf.reduce_sum(outputs * its_weights)
+            return outputs, tape.gradient(loss, [mine, layer.gamma.value, layer.beta.value])
+
+        return two_replicas.run(replica)
+
+    found, (of_x, of_gamma, of_beta) = step()
+    local = two_replicas.experimental_local_results
+    flat = exact.reshape(-1, 5)
+    normal = (exact - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    np.testing.assert_allclose(np.concatenate(local(found)), normal, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * flat.mean(0), rtol=1e-5)
+    variance = 0.9 + 0.1 * flat.var(0, ddof=1)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-4)
+    scale = np.abs(expected[0]).max()
+    np.testing.assert_allclose(np.concatenate(local(of_x)), expected[0], atol=2e-3 * scale)
+    np.testing.assert_allclose(sum(local(of_gamma)), expected[1], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(sum(local(of_beta)), expected[2], rtol=1e-4, atol=1e-4)
+
+
+def test_unsynchronized_replicas_normalize_apart(two_replicas):
+    with two_replicas.scope():
+        layer = BatchNorm()
+        layer.build((None, 2))
+
+    @tf.function
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            x = tf.cast(number, tf.float32) * 10 + images(4, 1, 1, 2)
+            return tf.reduce_mean(layer(x, training=True))
+
+        return two_replicas.run(replica)
+
+    for mean in two_replicas.experimental_local_results(step()):
+        assert abs(mean) < 1e-5
+
+
 def test_batch_norm_statistics_are_the_mean_of_the_replicas(two_replicas):
     with two_replicas.scope():
         layer = BatchNorm(momentum=0.5)

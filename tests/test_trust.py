@@ -1,0 +1,186 @@
+"""What researchers must be able to rely on, through the commands as they give them."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import kill_runs
+from tests.conftest import ROOT
+
+# Every update in one: what must mean the same on any number of replicas, and after any kill.
+ALL = (
+    "--dataset=digits", "--device=cpu", "--batch_size=64", "--accumulation=2", "--clip_norm=0.5",
+    "--label_smoothing=0.1", "--ema_decay=0.9", "--mixup=0.2", "--cutmix=1", "--learning_rate=0.02",
+    "--log_steps=4",
+)  # fmt: skip
+
+
+def start(run_dir, *args, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), *ALL, *args, f"--run_dir={run_dir}"]
+    return subprocess.Popen(
+        command, env=os.environ | environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(*processes):
+    """Waits for processes to end well, and returns what they printed."""
+    outputs = [process.communicate(timeout=200) for process in processes]
+    for process, (_, err) in zip(processes, outputs, strict=True):
+        assert (process.returncode, err) == (0, "")
+    return [out for out, _ in outputs]
+
+
+def weights(run_dir):
+    """Everything that the last checkpoint holds of the net, its average and the optimizer."""
+    tensors = kill_runs.tensors(run_dir / "checkpoints")
+    parts = ("net/", "ema_net/", "optimizer/")
+    return {name: value for name, value in tensors.items() if name.startswith(parts)}
+
+
+def assert_close(found, expected):
+    """To a part of the largest number in each array, which float32 sums in another order keep."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, atol=1e-3 * scale, rtol=0, err_msg=name)
+
+
+def test_one_two_and_four_replicas_end_with_the_same_weights(tmp_path):
+    args = ("--epochs=0.4", "--sync_batch_norm", "--val_fraction=0")
+    for replicas in (1, 2, 4):
+        finish(start(tmp_path / str(replicas), *args, f"--num_gpus={replicas}"))
+    one = weights(tmp_path / "1")
+    assert any("moving_variance" in name for name in one)
+    assert one["optimizer/iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 9
+    for replicas in ("2", "4"):
+        assert_close(weights(tmp_path / replicas), one)
+
+
+def cluster(count):
+    """TF_CONFIG of each of some workers on this machine."""
+    workers = [f"127.0.0.1:{port}" for port in kill_runs.free_ports(count)]
+    return [
+        {
+            "TF_CONFIG": json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
+            )
+        }
+        for i in range(count)
+    ]
+
+
+def slurm(count):
+    """Slurm's variables of each of some tasks on this machine."""
+    job = str(random.randrange(1_000_000))
+    return [
+        {
+            "SLURM_PROCID": str(i), "SLURM_STEP_NUM_TASKS": str(count), "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(count),
+        }
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """A finished run of two processes, and one of a process with two replicas."""
+    home = tmp_path_factory.mktemp("two_workers")
+    args = ("--epochs=3", "--deterministic")
+    outputs = finish(*(start(home / "workers", *args, **task) for task in slurm(2)))
+    finish(start(home / "replicas", *args, "--num_gpus=2"))
+    return home, args, outputs
+
+
+def test_two_workers_end_as_two_replicas(two_workers):
+    home, _, _ = two_workers
+    found, expected = (weights(home / name) for name in ("workers", "replicas"))
+    assert_close(found, expected)
+    rows = [
+        [json.loads(line) for line in (home / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("workers", "replicas")
+    ]
+    for a, b in zip(*rows, strict=True):
+        assert a == {name: pytest.approx(value, rel=1e-3) for name, value in b.items()}
+
+
+def test_only_the_chief_writes_and_speaks(two_workers):
+    home, _, (chief, other) = two_workers
+    assert chief.startswith("waiting for 2 workers to come up\n")
+    assert "61 steps on 2 replica(s)" in chief
+    assert other == ""
+    names = {p.name for p in (home / "workers").iterdir()}
+    assert names == {p.name for p in (home / "replicas").iterdir()}
+    for split in ("train", "val", "test"):
+        assert len(list((home / "workers" / split).iterdir())) == 1
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_stops_the_other_and_all_go_on(two_workers, tmp_path, victim):
+    home, args, _ = two_workers
+    processes = [
+        start(tmp_path / "run", *args, "--save_minutes=0.01", **task) for task in cluster(2)
+    ]
+    while not list((tmp_path / "run" / "checkpoints").glob("step-2*.index")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[victim].kill()
+    killed = time.monotonic()
+    _, err = processes[1 - victim].communicate(timeout=100)
+    assert time.monotonic() - killed < 60
+    assert processes[1 - victim].returncode == 2
+    expected = (
+        f"train.py: worker {victim} is gone, so this one stops; start all workers again to go on\n"
+    )
+    assert err == expected
+    processes[victim].communicate()
+    # Not one step of the run is another than without.
+    finish(*(start(tmp_path / "run", *args, "--save_minutes=0.01", **task) for task in cluster(2)))
+    assert kill_runs.differences(home / "workers", tmp_path / "run") == []
+
+
+def test_a_signal_to_one_worker_saves_and_stops_all(two_workers, tmp_path):
+    _, args, _ = two_workers
+    processes = [start(tmp_path / "run", *args, **task) for task in cluster(2)]
+    while not list((tmp_path / "run" / "checkpoints").glob("step-2*.index")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    (out, err), (_, other_err) = (process.communicate(timeout=60) for process in processes)
+    assert [process.returncode for process in processes] == [143, 143]
+    assert (err, other_err) == ("", "")
+    step = re.search(r"stopped; saved at step (\d+); the same command goes on", out)[1]
+    # Any number of replicas can go on with it.
+    (out,) = finish(start(tmp_path / "run", *args, "--num_gpus=1"))
+    assert f"goes on from step {step}" in out
+
+
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    """The short form of benchmarks/kill_runs.py."""
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")  # Which pytest shows if this fails.
+    generator = random.Random(seed)
+    assert kill_runs.try_configuration("two replicas", 2, generator, tmp_path) == []
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    process = start(tmp_path / "run", "--epochs=100")
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    while not (tmp_path / "run" / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # So that both come within the same call of the device.
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=10)[1] == ""
+    assert process.returncode in (130, 143)
