@@ -92,14 +92,11 @@ def finish(processes: list[subprocess.Popen]) -> None:
             raise RuntimeError(f"exit code {process.returncode}: {err[-2000:]}")
 
 
-def kill(processes: list[subprocess.Popen], victim: int, after: float) -> bool:
-    """Kills a process after some seconds; whether it was still there. The others stop by it."""
-    try:
-        processes[victim].wait(timeout=after)
-        alive = False
-    except subprocess.TimeoutExpired:
-        processes[victim].send_signal(signal.SIGKILL)
-        alive = True
+def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:
+    """Kills a process once `when` is over; whether it was still there. The others stop by it."""
+    when(lambda: processes[victim].poll() is None)
+    alive = processes[victim].poll() is None
+    processes[victim].send_signal(signal.SIGKILL)
     for process in processes:
         process.communicate(timeout=90)
     return alive
@@ -166,28 +163,51 @@ def _saved_step(run_dir: pathlib.Path) -> int:
     return max((int(re.findall(r"\d+", name)[-1]) for name in names), default=0)
 
 
+def _moment(run_dir: pathlib.Path, generator: random.Random, begun: float, seconds: float):
+    """Waits for a random moment, one in three while it starts, the others while it trains.
+
+    Args:
+        run_dir: of the training.
+        generator: of the moment.
+        begun: seconds that a start takes.
+        seconds: that are left from then on.
+    """
+    starting, fraction, saved = generator.random() < 1 / 3, generator.random(), _saved_step(run_dir)
+
+    def wait(lives) -> None:
+        deadline = time.monotonic() + (fraction * begun if starting else 600)
+        while lives() and time.monotonic() < deadline:
+            if not starting and _saved_step(run_dir) > saved:
+                time.sleep(fraction * seconds)
+                return
+            time.sleep(0.01)
+
+    return wait
+
+
 def try_configuration(name: str, kills: int, generator: random.Random, home: pathlib.Path) -> list:
     """Trains undisturbed and disturbed, and returns what differs."""
     args, workers = CONFIGURATIONS[name]
     undisturbed, disturbed = (home / f"{name}-{way}" for way in ("undisturbed", "disturbed"))
     started = time.time()
     finish(start(undisturbed, args, workers))
-    seconds = time.time() - started
-    until_begun = (undisturbed / "config.json").stat().st_mtime - started
-    steps = _saved_step(undisturbed)
+    seconds, steps = time.time() - started, _saved_step(undisturbed)
+    first_row = (undisturbed / "train").stat().st_mtime - started
     print(f"{name}: {steps} steps in {seconds:.0f} s undisturbed", flush=True)
     made = 0
     while made < kills:
-        left = (seconds - until_begun) * (1 - _saved_step(disturbed) / steps)
-        after, victim = generator.uniform(1, until_begun + left), generator.randrange(workers)
-        if not kill(start(disturbed, args, workers), victim, after):
+        left = (seconds - first_row) * (1 - _saved_step(disturbed) / steps)
+        # So that there is something left for the next one.
+        moment = _moment(disturbed, generator, first_row, 0.6 * left)
+        begun, victim = time.monotonic(), generator.randrange(workers)
+        if not kill(start(disturbed, args, workers), victim, moment):
             print("  it was finished before its next kill; once more from the start", flush=True)
             disturbed = disturbed.with_name(disturbed.name + "-again")
             continue
         made += 1
         who = f" of worker {victim}" if workers > 1 else ""
         place = f"saved at step {_saved_step(disturbed)}"
-        print(f"  kill {made}{who} after {after:.2f} s, {place}", flush=True)
+        print(f"  kill {made}{who} after {time.monotonic() - begun:.1f} s, {place}", flush=True)
     finish(start(disturbed, args, workers))
     found = differences(undisturbed, disturbed)
     print(f"  {'; '.join(found) if found else 'equal bit for bit'}", flush=True)
