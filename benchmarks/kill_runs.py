@@ -86,10 +86,10 @@ def finish(processes: list[subprocess.Popen]) -> None:
     Raises:
         RuntimeError: it does not.
     """
-    for process in processes:
-        _, err = process.communicate(timeout=600)
-        if process.returncode:
-            raise RuntimeError(f"exit code {process.returncode}: {err[-2000:]}")
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    if any(codes):
+        raise RuntimeError(f"exit codes {codes}, errors {[error[-1000:] for error in errors]}")
 
 
 def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:

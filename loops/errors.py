@@ -23,4 +23,6 @@ def reason(error: Exception) -> str:
         return error.strerror
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
     text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip()
+    # A file that could not be written, whose name is one that TensorFlow made up.
+    text = re.sub(r"^/\S+; ", "", text)
     return text.splitlines()[0].strip() if text else type(error).__name__

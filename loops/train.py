@@ -167,7 +167,7 @@ class Trainer:
                     self._train()
                 except NumbersError as error:
                     if self._faults.on_nan != "restore":
-                        raise
+                        raise NumbersError(f"{error}; {self._advice()}") from error
                     self._go_back(error)
             return self._score_test()
 
@@ -265,6 +265,12 @@ class Trainer:
             f"{float(self._learning_rate(wrong - 1)):.4g})"
         )
 
+    def _advice(self) -> str:
+        return (
+            f"the state of step {self._checkpoints.safe_step or 0} is kept. Try a lower "
+            "--learning_rate, longer --warmup_epochs, --clip_norm, or another --on_nan"
+        )
+
     def _go_back(self, error: NumbersError) -> None:
         """Restores the last checkpoint, and leaves out the batches that led to wrong numbers."""
         guard = self._state.guard
@@ -272,7 +278,9 @@ class Trainer:
         behind = self._state.step + int(guard["stuck"].numpy())
         left_out, restores = int(guard["batches_left_out"].numpy()), int(guard["restores"].numpy())
         if restores == MOST_RESTORES:
-            raise NumbersError(f"{error}; the run went back {restores} times already") from error
+            raise NumbersError(
+                f"{error}; the run went back {restores} times already; {self._advice()}"
+            ) from error
         if not restore_together(self._checkpoints, self._state, self._workers):
             raise error
         step = self._state.step

@@ -78,26 +78,48 @@ def cluster(count):
     ]
 
 
-def slurm(count):
-    """Slurm's variables of each of some tasks on this machine."""
-    job = str(random.randrange(1_000_000))
-    return [
-        {
-            "SLURM_PROCID": str(i), "SLURM_STEP_NUM_TASKS": str(count), "SLURM_JOB_ID": job,
-            "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(count),
-        }
-        for i in range(count)
-    ]  # fmt: skip
+# What srun does for two tasks, where there is no Slurm.
+SRUN = """#!/bin/bash
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost \\
+        SLURM_STEP_TASKS_PER_NODE=2 "$@" &
+    tasks+=($!)
+done
+for task in ${tasks[@]}; do wait $task || code=$?; done
+exit $code
+"""
+
+
+def sbatch(home, *args):
+    """Runs the script that BUILD.md shows, as it is there, and returns what it printed."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "BUILD.md").read_text(), re.DOTALL)
+    (script,) = (block for block in blocks if "#SBATCH" in block)
+    (home / "train.sbatch").write_text(script)
+    (home / "bin").mkdir()
+    (home / "bin" / "srun").write_text(SRUN)
+    (home / "bin" / "srun").chmod(0o755)
+    (home / "bin" / "python").symlink_to(sys.executable)
+    (home / "train.py").symlink_to(ROOT / "train.py")
+    environment = {
+        "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(random.randrange(1_000_000)),
+    }
+    done = subprocess.run(
+        ["bash", "train.sbatch", *ALL, *args], cwd=home, env=os.environ | environment,
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """A finished run of two processes, and one of a process with two replicas."""
+    """A finished run of two tasks of Slurm, and one of a process with two replicas."""
     home = tmp_path_factory.mktemp("two_workers")
     args = ("--epochs=3", "--deterministic")
-    outputs = finish(*(start(home / "workers", *args, **task) for task in slurm(2)))
+    output = sbatch(home, *args, "--run_dir=workers")
     finish(start(home / "replicas", *args, "--num_gpus=2"))
-    return home, args, outputs
+    return home, args, output
 
 
 def test_two_workers_end_as_two_replicas(two_workers):
@@ -113,10 +135,10 @@ def test_two_workers_end_as_two_replicas(two_workers):
 
 
 def test_only_the_chief_writes_and_speaks(two_workers):
-    home, _, (chief, other) = two_workers
-    assert chief.startswith("waiting for 2 workers to come up\n")
-    assert "61 steps on 2 replica(s)" in chief
-    assert other == ""
+    home, _, output = two_workers
+    assert output.startswith("waiting for 2 workers to come up\n")
+    assert output.count("61 steps on 2 replica(s)") == 1
+    assert output.count("test   top-1") == 1
     names = {p.name for p in (home / "workers").iterdir()}
     assert names == {p.name for p in (home / "replicas").iterdir()}
     for split in ("train", "val", "test"):

@@ -417,5 +417,9 @@ def test_a_worker_that_is_not_the_chief_saves_nothing(one_replica, tmp_path):
 def test_reasons_are_without_decoration():
     error = tf.errors.UnknownError(None, None, "{{node x}} disk is full [Op:SaveV2] name: \nmore")
     assert reason(error) == "disk is full"
+    error = tf.errors.ResourceExhaustedError(
+        None, None, "/a/step-1_temp/x.tempstate1; disk is full"
+    )
+    assert reason(error) == "disk is full"
     assert reason(OSError(28, "No space left on device", "a")) == "No space left on device"
     assert reason(ValueError()) == "ValueError"
