@@ -47,15 +47,16 @@ def weights(run_dir):
 
 
 def assert_close(found, expected):
-    """To a part of the largest number in each array, which float32 sums in another order keep."""
+    """To a few roundings of the largest number in each array."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         scale = np.abs(value).max()
-        np.testing.assert_allclose(found[name], value, atol=1e-3 * scale, rtol=0, err_msg=name)
+        np.testing.assert_allclose(found[name], value, atol=2e-5 * scale, rtol=0, err_msg=name)
 
 
 def test_one_two_and_four_replicas_end_with_the_same_weights(tmp_path):
-    args = ("--epochs=0.4", "--sync_batch_norm", "--val_fraction=0")
+    # Of another seed, as of 0, a rounding can take a unit of a ReLU across 0: then it is 1e-3.
+    args = ("--epochs=0.4", "--sync_batch_norm", "--val_fraction=0", "--seed=1")
     for replicas in (1, 2, 4):
         finish(start(tmp_path / str(replicas), *args, f"--num_gpus={replicas}"))
     one = weights(tmp_path / "1")
