@@ -185,9 +185,24 @@ def _moment(run_dir: pathlib.Path, generator: random.Random, begun: float, secon
     return wait
 
 
-def try_configuration(name: str, kills: int, generator: random.Random, home: pathlib.Path) -> list:
-    """Trains undisturbed and disturbed, and returns what differs."""
+def try_configuration(
+    name: str,
+    kills: int,
+    generator: random.Random,
+    home: pathlib.Path,
+    more: tuple[str, ...] = (),
+) -> list[str]:
+    """Trains undisturbed and disturbed, and returns what differs.
+
+    Args:
+        name: of the configuration.
+        kills: how many.
+        generator: of their moments.
+        home: directory for the runs.
+        more: flags behind those of the configuration.
+    """
     args, workers = CONFIGURATIONS[name]
+    args = (*args, *more)
     undisturbed, disturbed = (home / f"{name}-{way}" for way in ("undisturbed", "disturbed"))
     started = time.time()
     finish(start(undisturbed, args, workers))
