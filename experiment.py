@@ -284,7 +284,7 @@ def _run(command, there, run_dir, dataset, start, workers: Workers, terminal) ->
     checkpoints = Checkpoints(
         state, run_dir, flags["keep_checkpoints"], writes=workers.is_chief, say=terminal.line
     )
-    restore_together(checkpoints, state, workers)
+    restore_together(checkpoints, workers)
     log = MetricsLog(run_dir, writes=workers.is_chief)
     log.rewind(state.step, int(state.progress["evaluated_step"].numpy()))
     _say_start(terminal, log, run_dir, command, state, plan, strategy.num_replicas_in_sync)

@@ -76,39 +76,58 @@ class Checkpoints:
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise SaveError(f"cannot write {directory / 'checkpoint'}: {reason(error)}") from error
 
-    def restore_last(self, step: int | None = None) -> bool:
+    def restore_last(self) -> bool:
         """Restores the last state that is good. Returns False where the run has none yet.
-
-        Args:
-            step: the state of this step and no other, for a worker that follows its chief.
 
         Raises:
             RunError: there are checkpoints, or there were, but none restores.
         """
-        steps = saved_steps(self._last_dir) if step is None else [step]
-        gone = [s for s in self._listed if s not in steps and s > max(steps, default=-1)]
-        faults = [(s, "its files are missing") for s in gone] if step is None else []
-        for number in reversed(steps):
-            path = self._path(self._last_dir, number)
-            try:
-                self._restore(path)
-            except RunError as error:
-                faults.append((number, str(error.__cause__ or error)))
-                continue
-            for bad, why in faults:
-                self._say(f"{self._path(self._last_dir, bad)} is damaged ({_short(why)})")
-            if faults:
-                self._say(f"going on from {path}, the one before")
-                self._set_aside([bad for bad, _ in faults])
-            self._safe = self._now()
-            return True
+        step = self.find_good()
+        if step is not None:
+            self.restore(step)
+        return step is not None
+
+    def find_good(self) -> int | None:
+        """The step of the last state that can be read to its last byte; None where there is none.
+
+        Those behind it are set aside.
+
+        Raises:
+            RunError: there are checkpoints, or there were, but none is good.
+        """
+        steps = saved_steps(self._last_dir)
+        missing = [s for s in self._listed if s > max(steps, default=-1)]
+        faults = [(step, "its files are missing") for step in missing]
+        for step in reversed(steps):
+            why = _why_unreadable(self._path(self._last_dir, step))
+            if why is None:
+                self._tell(faults, step)
+                return step
+            faults.append((step, why))
         if faults or self._has_been_saved():
-            why = f" ({_short(faults[0][1])})" if faults else ""
+            why = f" ({faults[0][1]})" if faults else ""
             raise RunError(
-                f"{self._last_dir} has no checkpoint that restores this run{why}; put one back, "
-                f"or remove {self._run_dir} to start over"
+                f"{self._last_dir} has no checkpoint that can be read{why}; put one back, or "
+                f"remove {self._run_dir} to start over"
             )
-        return False
+        return None
+
+    def _tell(self, faults: list[tuple[int, str]], good: int) -> None:
+        """Tells which states are damaged, and sets them aside."""
+        for step, why in faults:
+            self._say(f"{self._path(self._last_dir, step)} is damaged ({why})")
+        if faults:
+            self._say(f"going on from {self._path(self._last_dir, good)}, the one before")
+            self._set_aside([step for step, _ in faults])
+
+    def restore(self, step: int) -> None:
+        """Restores the state of a step, all workers together.
+
+        Raises:
+            RunError: it is damaged, or lacks a variable.
+        """
+        self._restore(self._path(self._last_dir, step))
+        self._safe = self._now()
 
     def _has_been_saved(self) -> bool:
         """Whether the run must have had a checkpoint: its first is there before any other trace."""
@@ -117,8 +136,6 @@ class Checkpoints:
         return bool(traces) or (metrics.exists() and metrics.stat().st_size > 0)
 
     def _set_aside(self, steps: list[int]) -> None:
-        if not self._writes:
-            return
         for step in steps:
             for file in self._last_dir.glob(f"step-{step}.*"):
                 with contextlib.suppress(OSError):
@@ -141,7 +158,7 @@ class Checkpoints:
                 self._restore(self._path(directory, step))
                 return
             except RunError as error:
-                faults.append(_short(str(error.__cause__ or error)))
+                faults.append(_why_unreadable(self._path(directory, step)) or str(error))
         raise RunError(
             f"{self._path(self._best_dir, step)}, the best state, cannot be scored ({faults[0]}); "
             "eval.py --checkpoint=last scores the last"
@@ -169,9 +186,8 @@ class Checkpoints:
     def has_best(self) -> bool:
         """Whether the best state so far is on disk, and can be read to its last byte."""
         step = int(self._state.progress["best_step"].numpy())
-        return step in saved_steps(self._best_dir) and _is_readable(
-            self._path(self._best_dir, step)
-        )
+        path = self._path(self._best_dir, step)
+        return step in saved_steps(self._best_dir) and _why_unreadable(path) is None
 
     def save_last(self) -> None:
         """Saves the state as the last one, and deletes the oldest if there are too many.
@@ -220,14 +236,15 @@ class Checkpoints:
             raise RunError(f"{path} holds {len(written)} variables of {expected}")
 
 
-def restore_together(checkpoints: Checkpoints, state: TrainState, workers: Workers) -> bool:
-    """As `Checkpoints.restore_last`, with every worker at the state that the chief finds good."""
-    found = checkpoints.restore_last() if workers.is_chief else False
-    step = int(workers.chiefs(state.step if found else -1))
-    if step >= 0 and not workers.is_chief:
-        checkpoints.restore_last(step)
-    # Nobody trains, and saves, before all have restored.
-    workers.total([0])
+def restore_together(checkpoints: Checkpoints, workers: Workers) -> bool:
+    """As `Checkpoints.restore_last`, with every worker at the state that the chief finds good.
+
+    TensorFlow restores variables that are read over replicas with the help of all of them.
+    """
+    found = checkpoints.find_good() if workers.is_chief else None
+    step = int(workers.chiefs(-1 if found is None else found))
+    if step >= 0:
+        checkpoints.restore(step)
     return step >= 0
 
 
@@ -276,21 +293,16 @@ def _tidy(directory: pathlib.Path) -> None:
                 path.unlink()
 
 
-def _is_readable(path: str) -> bool:
-    """Whether every tensor can be read, which compares its checksum."""
+def _why_unreadable(path: str) -> str | None:
+    """What keeps a tensor from being read, which compares its checksum; None if all can be."""
     try:
         reader = tf.train.load_checkpoint(path)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except Exception:  # As above.
-        return False
-    return True
-
-
-def _short(text: str) -> str:
-    """The first part of TensorFlow's reasons, which can be a page."""
-    text = reason(ValueError(text))
-    return text if len(text) < 120 else text[:117] + "..."
+    except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
+        text = reason(error)
+        return text if len(text) < 120 else text[:117] + "..."
+    return None
 
 
 def find_checkpoint(run_dir: pathlib.Path, which: str) -> str:

@@ -281,7 +281,7 @@ class Trainer:
             raise NumbersError(
                 f"{error}; the run went back {restores} times already; {self._advice()}"
             ) from error
-        if not restore_together(self._checkpoints, self._state, self._workers):
+        if not restore_together(self._checkpoints, self._workers):
             raise error
         step = self._state.step
         guard["restores"].assign(restores + 1)

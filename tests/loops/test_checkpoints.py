@@ -126,17 +126,13 @@ def test_a_save_that_leaves_something_out_is_refused(one_replica, tmp_path, monk
 
 def test_a_checkpoint_that_lacks_a_variable_is_refused(one_replica, tmp_path):
     Checkpoints(make_state(one_replica, net=Linear), tmp_path, keep=1).save_last()
-    with pytest.raises(
-        RunError, match=r"has no checkpoint that restores this run \(.*; put one back"
-    ):
+    with pytest.raises(RunError, match="step-0 does not restore this run"):
         Checkpoints(make_state(one_replica, net=Statistics), tmp_path, keep=1).restore_last()
 
 
 def test_a_checkpoint_of_more_than_there_is_is_refused(one_replica, tmp_path):
     Checkpoints(make_state(one_replica, net=Statistics), tmp_path, keep=1).save_last()
-    with pytest.raises(
-        RunError, match=r"has no checkpoint that restores this run \(.*; put one back"
-    ):
+    with pytest.raises(RunError, match="step-0 does not restore this run"):
         Checkpoints(make_state(one_replica, net=Linear), tmp_path, keep=1).restore_last()
 
 
@@ -330,7 +326,7 @@ def test_none_good_is_not_a_fresh_start(one_replica, tmp_path, how):
     for _ in range(2):  # Nor the second time.
         state = make_state(one_replica)
         checkpoints = Checkpoints(state, tmp_path, keep=3)
-        with pytest.raises(RunError, match="has no checkpoint that restores this run") as caught:
+        with pytest.raises(RunError, match="has no checkpoint that can be read") as caught:
             checkpoints.restore_last()
         assert "\n" not in str(caught.value)
 
@@ -410,7 +406,7 @@ def test_a_worker_that_is_not_the_chief_saves_nothing(one_replica, tmp_path):
     checkpoints.save_best()
     assert not (tmp_path / "worker").exists()
     follower = make_state(one_replica)
-    assert Checkpoints(follower, tmp_path / "chief", keep=2, writes=False).restore_last(20)
+    Checkpoints(follower, tmp_path / "chief", keep=2, writes=False).restore(20)
     assert follower.step == 20
 
 
