@@ -108,8 +108,8 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
         found.append("metrics.jsonl")
     results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
-    for result, run in zip(results, (one, other), strict=True):
-        result["checkpoint"] = result["checkpoint"].removeprefix(str(run))
+    for result in results:
+        result["checkpoint"] = result["checkpoint"].split("/")[-2:]
     if results[0] != results[1]:
         found.append("result.json")
     for part in ("checkpoints", "best"):
