@@ -103,7 +103,7 @@ def test_shares_are_disjoint_and_together_whole(parts, workers, here, n):
         np.testing.assert_array_equal(of_part, np.arange(size).reshape(parts, -1)[part])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     workers=st.sampled_from([1, 2, 3]),
     here=st.sampled_from([1, 2]),
@@ -139,7 +139,7 @@ class Counting(ArraySource):
         return super().fetch(indices)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     start=st.integers(0, 40),
     size=st.integers(1, 50),

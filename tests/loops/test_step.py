@@ -228,8 +228,7 @@ def test_float16_overflow_on_one_replica_drops_the_update_on_all(two_replicas):
     assert state.step == 1
 
 
-@pytest.mark.parametrize("bad", [np.inf, np.nan])
-@pytest.mark.parametrize("loss_scale", [False, True])
+@pytest.mark.parametrize(("bad", "loss_scale"), [(np.inf, False), (np.nan, True)])
 @pytest.mark.parametrize("on_nan", ["stop", "restore", "skip"])
 def test_wrong_numbers_on_one_replica_change_nothing_on_any(strategy, bad, loss_scale, on_nan):
     """Neither weights, slots, averages nor BatchNorm's statistics; only "skip" counts the step."""
