@@ -66,7 +66,7 @@ def _define_net(define: Define) -> None:
         "sync_batch_norm",
         False,
         "Normalize with the statistics of all replicas' examples, so that any number of replicas "
-        "makes the updates of one. Costs two exchanges for each BatchNorm.",
+        "makes the updates of one. Costs an exchange for each BatchNorm.",
     )
     define.path(
         "init_from",

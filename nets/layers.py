@@ -95,19 +95,22 @@ class BatchNorm(tf.keras.layers.Layer):
 
     def _normalize_together(self, x, replicas):
         """As the fused kernel, over the examples of all replicas, which have as many each."""
-        axes = list(range(x.shape.rank - 1))
         values = tf.cast(x, tf.float32)
-        mean = replicas.all_reduce("MEAN", tf.reduce_mean(values, axes))
-        # In two passes: a mean of squares less a squared mean would lose the digits of a variance
-        # that is small beside the mean.
-        squares = tf.math.squared_difference(values, mean)
-        variance = replicas.all_reduce("MEAN", tf.reduce_mean(squares, axes))
+        own = tf.stack(tf.nn.moments(values, axes=list(range(x.shape.rank - 1))))
+        # Everybody's, by replica: each brings its own and zeros for the others.
+        count = replicas.num_replicas_in_sync
+        mine = tf.one_hot(replicas.replica_id_in_sync_group, count)[:, None, None]
+        means, variances = tf.unstack(replicas.all_reduce("SUM", mine * own), axis=1)
+        mean = tf.reduce_mean(means, axis=0)
+        # A mean of squares less a squared mean would lose the digits of a variance that is small
+        # beside the mean.
+        between = tf.reduce_mean(tf.math.squared_difference(means, mean), axis=0)
+        variance = tf.reduce_mean(variances, axis=0) + between
         outputs = tf.nn.batch_normalization(
             values, mean, variance, self.beta.value, self.gamma.value, self.epsilon
         )
-        channels = tf.cast(tf.shape(x)[-1], tf.float32)
-        count = tf.cast(tf.size(x), tf.float32) / channels * replicas.num_replicas_in_sync
-        unbiased = variance * count / tf.maximum(count - 1, 1)
+        examples = tf.cast(count * tf.size(x) // tf.shape(x)[-1], tf.float32)
+        unbiased = variance * examples / tf.maximum(examples - 1, 1)
         return tf.cast(outputs, x.dtype), mean, unbiased
 
 

@@ -56,7 +56,7 @@ def assert_close(found, expected):
 
 
 # Of another seed, as of 0, a rounding can take a unit of a ReLU across 0: then it is 1e-3.
-SHORT = ("--epochs=0.4", "--sync_batch_norm", "--deterministic", "--seed=1")
+SHORT = ("--epochs=0.4", "--sync_batch_norm", "--accumulation=1", "--seed=1")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_only_the_chief_writes_and_speaks(trained):
         assert len(list((home / "workers" / split).iterdir())) == 1
 
 
-LONGER = ("--epochs=3", "--save_minutes=0.005")
+LONGER = ("--epochs=3", "--accumulation=1", "--save_minutes=0.005")
 
 
 def two_workers_at_work(run_dir):
@@ -191,7 +191,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     print(f"seed {seed}")  # Which pytest shows if this fails.
     generator = random.Random(seed)
     shorter = ("--epochs=2",)
-    assert kill_runs.try_configuration("two replicas", 2, generator, tmp_path, shorter) == []
+    name = "accumulation, clipping, averages"
+    assert kill_runs.try_configuration(name, 2, generator, tmp_path, shorter) == []
 
 
 def test_a_second_signal_leaves_at_once(tmp_path):
