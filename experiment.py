@@ -1,9 +1,10 @@
 """From flags to a run: puts nets, data and loops together, which know nothing of each other.
 
-`train` takes the flags of train.py as a dictionary (see cli.py).
+`train` takes the flags of train.py as a dictionary (see cli/).
 """
 
 import contextlib
+import json
 import os
 import pathlib
 
@@ -239,6 +240,9 @@ def train(raw_flags: dict) -> None:
 
     run_dir = _run_dir(raw_flags["run_dir"], command)
     start = _start(command, run_dir)
+    alike = {k: v for k, v in command["flags"].items() if k != "data_dir"}
+    if not workers.agree(json.dumps([alike, command["data"], str(run_dir.resolve())])):
+        raise RunError("the workers differ in their flags, data or --run_dir; start all alike")
     run_dirs.check_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
     result = run_dirs.read_result(run_dir)
     if result is not None:
@@ -262,7 +266,7 @@ def _opened(run_dir: pathlib.Path, command: dict, workers: Workers):
             there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
         workers.total([0])
         if not workers.is_chief:
-            there = run_dirs.open_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
+            there = run_dirs.check_run(run_dir, command, cli.FREE_FLAGS, read=saved_config)
         yield there
 
 

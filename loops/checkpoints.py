@@ -143,12 +143,16 @@ class Checkpoints:
         self._last = self._manager(self._last_dir, self._last._max_to_keep)
 
     def restore_best(self) -> None:
-        """Restores the best state so far.
+        """Restores the best state so far, or what a life of the run that went on had as the best.
 
         Raises:
-            RunError: it is not there, or damaged.
+            RunError: none is there, or it is damaged.
         """
         step = int(self._state.progress["best_step"].numpy())
+        others = saved_steps(self._best_dir)
+        if others and step not in [*others, *saved_steps(self._last_dir)]:
+            self._say(f"{self._path(self._best_dir, step)} is gone; step-{others[-1]} is the best")
+            step = others[-1]
         faults = []
         for directory in (self._best_dir, self._last_dir):
             if step not in saved_steps(directory):
@@ -209,8 +213,7 @@ class Checkpoints:
 
     def _save(self, which: str, directory: pathlib.Path) -> None:
         if not self._writes:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:
-                self._checkpoint.write(f"{elsewhere}/step")
+            self._save_nowhere()
             return
         manager = getattr(self, which)
         before = manager.latest_checkpoint
@@ -226,6 +229,15 @@ class Checkpoints:
         if not self._verified:
             self._verify(path)
             self._verified = True
+
+    def _save_nowhere(self) -> None:
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:
+                self._checkpoint.write(f"{elsewhere}/step")
+        except (OSError, tf.errors.OpError) as error:
+            if lost_worker(error):
+                raise
+            # Nothing is lost: it would have been thrown away.
 
     def _verify(self, path: str) -> None:
         """Counts what was written against what there is."""

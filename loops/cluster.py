@@ -3,7 +3,7 @@
     cluster = find_cluster("auto", os.environ)      # None on a single machine
     strategy = connect(cluster)
     workers = Workers(strategy, cluster)
-    if workers.any(signal_came): ...
+    if workers.total([signal_came])[0]: ...
 
 Every worker runs the same program on its own rows of each batch. What a host decides by itself, by
 its clock or by a signal, it must first agree on with the others, or they would wait for each other.
@@ -12,7 +12,10 @@ its clock or by a signal, it must first agree on with the others, or they would 
 import dataclasses
 import json
 import os
-import re
+import signal
+import sys
+import threading
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +24,7 @@ import tensorflow as tf
 from loops.errors import RunError, reason
 
 CLUSTERS = ("auto", "none", "tf_config", "slurm")
+_MINUTES_TO_MEET = 5
 _LOWEST_PORT, _PORTS = 20_000, 20_000
 
 
@@ -71,6 +75,7 @@ def _from_tf_config(text: str) -> Cluster:
         good = (
             set(jobs) <= {"chief", "worker"}
             and task["type"] in jobs
+            and type(task["index"]) is int
             and 0 <= task["index"] < len(jobs[task["type"]])
             and all(_is_address(address) for address in addresses)
         )
@@ -136,12 +141,31 @@ def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
         task_id=cluster.index,
         rpc_layer="grpc",
     )
+    met = threading.Event()
+    threading.Thread(target=_give_up_later, args=(met, cluster), daemon=True).start()
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        # TensorFlow has taken it to tell of preemption, and would keep it from us.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return strategy
     except (tf.errors.OpError, RuntimeError) as error:
         raise RunError(
             f"worker {cluster.index} cannot join {', '.join(cluster.addresses)}: {reason(error)}"
         ) from error
+    finally:
+        met.set()
+
+
+def _give_up_later(met: threading.Event, cluster: Cluster) -> None:
+    """Ends the process where the workers do not get together; TensorFlow would wait an hour."""
+    if not met.wait(60 * _MINUTES_TO_MEET):
+        print(
+            f"{os.path.basename(sys.argv[0])}: worker {cluster.index} waited {_MINUTES_TO_MEET} "
+            f"minutes for all of {', '.join(cluster.addresses)}; start them together",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
 
 
 class Workers:
@@ -178,9 +202,12 @@ class Workers:
         values = self.strategy.experimental_distribute_values_from_function(value)
         return self.strategy.reduce("SUM", values, axis=None).numpy()
 
-    def any(self, flag: bool) -> bool:
-        """Whether any worker has the flag."""
-        return bool(self.total([float(flag)])[0] > 0)
+    def agree(self, content: str) -> bool:
+        """Whether every worker has the same text."""
+        digest = float(zlib.crc32(content.encode("utf-8", "surrogateescape")))
+        # With the squares, unequal ones have another sum for every worker.
+        mine = np.asarray([digest, digest**2])
+        return bool(np.allclose(self.total(mine), self.count * mine, rtol=1e-14, atol=0))
 
     def chiefs(self, number: float) -> float:
         """The chief's number."""
@@ -206,13 +233,11 @@ def lost_worker(error: Exception) -> str | None:
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.FailedPreconditionError,
-        tf.errors.InternalError,
         tf.errors.DeadlineExceededError,
         tf.errors.CancelledError,
     )
     words = ("Collective ops is aborted", "heartbeat", "/job:worker", "CoordinationService")
     if not isinstance(error, kinds) or not any(word in error.message for word in words):
         return None
-    named = re.search(r"/task:(\d+)", error.message)
-    who = f"worker {named[1]}" if named else "a worker"
-    return f"{who} is gone, so this one stops; start all workers again to go on"
+    # Which one, TensorFlow does not tell apart from who noticed.
+    return "another worker is gone, so this one stops; start all workers again to go on"

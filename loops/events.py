@@ -82,7 +82,9 @@ def _rewind(path: pathlib.Path, step: int) -> None:
     except tf.errors.DataLossError:
         torn = True
     kept = [e for e in events if e.HasField("file_version") or e.step <= step]
-    if not any(event.HasField("summary") for event in kept):
+    if torn and not events:  # Not what a kill does.
+        path.replace(path.with_name("damaged-" + path.name.replace("tfevents", "events")))
+    elif not any(event.HasField("summary") for event in kept):
         path.unlink()
     elif torn or len(kept) < len(events):
         # A name that TensorBoard does not read.

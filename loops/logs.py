@@ -191,18 +191,30 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        clear = "\r\x1b[K" if self._live else ""
-        text = _encodable(text, self._stream.encoding or "utf-8")
-        print(clear + text, file=self._stream, flush=True)
+        self._print(("\r\x1b[K" if self._live else "") + text + "\n")
+
+    def _print(self, text: str) -> None:
+        try:
+            print(
+                _encodable(text, self._stream.encoding or "utf-8"),
+                end="",
+                file=self._stream,
+                flush=True,
+            )
+        except OSError:  # A full disk or a reader that left: nobody is told, and the run goes on.
+            null = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def status(self, text: str) -> None:
         """What is going on, until the next line or status."""
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{text[:width]}", end="", file=self._stream, flush=True)
+            self._print(f"\r\x1b[K{text[:width]}")
         elif time.monotonic() - self._last > 30:
             self._last = time.monotonic()
-            print(text, file=self._stream, flush=True)
+            self._print(text + "\n")
 
 
 def bar(fraction: float, width: int = 20) -> str:

@@ -51,7 +51,7 @@ class Progress:
         weighted = [
             (row["step"] - start, row)
             for row, start in zip(rows, starts, strict=False)
-            if _is_number(row["loss"])
+            if _is_number(row.get("loss"))
         ]
 
         def mean(name):
@@ -71,7 +71,7 @@ class Progress:
         total = self._plan.total_steps
         last = next((r for r in reversed(self._log.rows) if r["split"] == "train"), None)
         figures = ""
-        if last and _is_number(last["loss"]):
+        if last and _is_number(last.get("loss")):
             figures = f"  loss {last['loss']:.4f} top-1 {last['top_1_accuracy']:.2%}"
         # The last batch of a run may go a little beyond its length.
         epoch = min(self._plan.epoch(step), self._plan.epochs)
@@ -91,4 +91,4 @@ class Progress:
 
 def _is_number(value) -> bool:
     """Whether a figure of a row is; where every update was dropped there is none."""
-    return value is not None and math.isfinite(value)
+    return isinstance(value, float) and math.isfinite(value)

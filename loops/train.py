@@ -172,6 +172,9 @@ class Trainer:
             return self._score_test()
 
     def _score_test(self) -> Outcome:
+        # A run is not finished while something of it is not on the disk.
+        self._log.flush()
+        self._checkpoints.save_last()
         self._scoring_test = True
         has_best = self._val is not None and int(self._state.progress["best_step"].numpy()) >= 0
         if has_best:
@@ -388,7 +391,13 @@ class Trainer:
                 f"a weight is not finite at step {self._state.step} (learning rate "
                 f"{float(self._learning_rate(self._state.step - 1)):.4g})"
             )
-        return self._try(save)
+
+        def save_all():
+            # A state must not be ahead of its rows: they would not be made again.
+            self._log.flush()
+            save()
+
+        return bool(self._workers.chiefs(self._try(save_all)))
 
     def _try(self, write: Callable[[], None]) -> bool:
         """Writes something, or says that it cannot be written."""

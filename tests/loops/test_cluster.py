@@ -85,6 +85,8 @@ def test_one_machine_is_no_cluster(find, environment):
         ("auto", tf_config(index=2), "TF_CONFIG must be like"),
         ("auto", tf_config(index=-1), "TF_CONFIG must be like"),
         ("auto", tf_config(index="0"), "TF_CONFIG must be like"),
+        ("auto", tf_config(index=True), "TF_CONFIG must be like"),
+        ("auto", tf_config(index=0.0), "TF_CONFIG must be like"),
         ("auto", tf_config(kind="ps"), "TF_CONFIG must be like"),
         ("auto", tf_config({**TWO, "ps": ["c:1"]}), "TF_CONFIG must be like"),
         ("auto", tf_config({"worker": ["a", "b:1"]}), "TF_CONFIG must be like"),
@@ -117,6 +119,7 @@ def test_a_single_machine_agrees_with_itself(strategy):
     assert workers.is_chief
     np.testing.assert_array_equal(workers.total([1, 2.5]), [1, 2.5])
     assert workers.chiefs(7) == 7
+    assert workers.agree("anything")
     assert workers.part()
 
 
@@ -129,11 +132,15 @@ def test_a_single_machine_agrees_with_itself(strategy):
                 None,
                 "Collective ops is aborted by: Error reported from /job:worker/task:3: x",
             ),
-            "worker 3 is gone",
+            "another worker is gone",
         ),
-        (tf.errors.UnavailableError(None, None, "stopped sending heartbeats"), "a worker is gone"),
+        (
+            tf.errors.UnavailableError(None, None, "stopped sending heartbeats"),
+            "another worker is gone",
+        ),
         (tf.errors.InvalidArgumentError(None, None, "/job:worker/task:3"), None),
         (tf.errors.UnavailableError(None, None, "something else"), None),
+        (tf.errors.InternalError(None, None, "Collective ops is aborted by: a mismatch"), None),
         (ValueError("Collective ops is aborted"), None),
     ],
 )
