@@ -72,17 +72,15 @@ class MetricsLog:
                 events.rewind(last[split] or -1)
 
     def _read(self) -> list[dict]:
+        """The rows that are there; a file with a spoilt line is also set aside as it is."""
         if not self._path.exists():
             return []
-        rows = []
-        for line in self._path.read_text(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                break  # A killed run can leave half a line, and nothing behind it.
-            if isinstance(row, dict) and "split" in row and type(row.get("step")) is int:
-                rows.append(row)
-        return rows
+        lines = self._path.read_text(errors="replace").splitlines()
+        rows = [_row(line) for line in lines]
+        # A killed run can leave half a line at the end.
+        if self._writes and None in rows[:-1]:
+            shutil.copyfile(self._path, self._path.with_name("damaged-" + METRICS))
+        return [row for row in rows if row is not None]
 
     def write(
         self, split: str, step: int, epoch: float, timings: dict | None = None, **figures: float
@@ -153,6 +151,15 @@ def _append(path: pathlib.Path, text: str) -> None:
         with contextlib.suppress(OSError):
             os.truncate(path, size)
         raise
+
+
+def _row(line: str) -> dict | None:
+    """The row in a line, or None if it is spoilt."""
+    with contextlib.suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        if isinstance(row, dict) and "split" in row and type(row.get("step")) is int:
+            return row
+    return None
 
 
 def _line(row: dict) -> str:

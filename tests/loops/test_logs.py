@@ -88,6 +88,17 @@ def test_what_is_behind_a_state_is_taken_back(tmp_path):
     assert [(r["split"], r["step"]) for r in rows(tmp_path)] == [*kept, ("val", 20), ("train", 30)]
 
 
+def test_a_spoilt_line_takes_no_other_with_it(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (10, 20, 30):
+        log.write("train", step, step / 10, loss=1.0)
+    spoilt = (tmp_path / "metrics.jsonl").read_text().replace('"step": 20', '"step": 2x')
+    (tmp_path / "metrics.jsonl").write_text(spoilt)
+    MetricsLog(tmp_path).rewind(30, evaluated_step=-1)
+    assert [row["step"] for row in rows(tmp_path)] == [10, 30]
+    assert (tmp_path / "damaged-metrics.jsonl").read_text() == spoilt
+
+
 def test_a_run_that_died_before_its_first_state_tells_all_anew(tmp_path):
     log = MetricsLog(tmp_path)
     log.write_text("configuration", "| a |")
