@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 # What takes long to make, and is shared by the tests of a file.
-_SHARED = ("finished", "paper_form", "saved_run", "trained")
+_SHARED = ("finished", "paper_form", "saved_run")
 
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.

@@ -16,6 +16,10 @@ import pytest
 from benchmarks import kill_runs
 from tests.conftest import ROOT
 
+# One after the other: several workers that compete for the cores of a test machine can miss each
+# other's heartbeats.
+pytestmark = pytest.mark.xdist_group("trust")
+
 # Every update in one: what must mean the same on any number of replicas, and after any kill.
 ALL = (
     "--dataset=digits", "--device=cpu", "--batch_size=64", "--accumulation=2", "--clip_norm=0.5",
@@ -34,7 +38,7 @@ def start(run_dir, *args, **environment):
 
 def finish(*processes):
     """Waits for processes to end well, and returns what they printed."""
-    outputs = [process.communicate(timeout=200) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     for process, (_, err) in zip(processes, outputs, strict=True):
         assert (process.returncode, err) == (0, "")
     return [out for out, _ in outputs]
@@ -124,7 +128,7 @@ def sbatch(home, *args):
     }
     done = subprocess.run(
         ["bash", "train.sbatch", *ALL, *args], cwd=home, env=os.environ | environment,
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
