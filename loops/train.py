@@ -185,6 +185,7 @@ class Trainer:
         self._terminal.status("scoring the test split")
         scores = self._scores(self._test)
         self._write_scores(self._test, step, scores)
+        self._log.flush()
         return Outcome(scores, step, has_best)
 
     def _train(self) -> None:
@@ -391,13 +392,11 @@ class Trainer:
                 f"a weight is not finite at step {self._state.step} (learning rate "
                 f"{float(self._learning_rate(self._state.step - 1)):.4g})"
             )
-
-        def save_all():
-            # A state must not be ahead of its rows: they would not be made again.
-            self._log.flush()
-            save()
-
-        return bool(self._workers.chiefs(self._try(save_all)))
+        # A state must not be ahead of its rows: they would not be made again. The chief decides, as
+        # it alone writes, and a save needs all workers.
+        if not self._workers.chiefs(self._try(self._log.flush)):
+            return False
+        return bool(self._workers.chiefs(self._try(save)))
 
     def _try(self, write: Callable[[], None]) -> bool:
         """Writes something, or says that it cannot be written."""

@@ -359,6 +359,24 @@ def test_a_run_goes_on_without_a_save(unstopped, strategy, tmp_path, which):
     assert rows(tmp_path)[:-1] == rows(expected_dir)[:-1]
 
 
+def test_no_state_is_saved_before_its_rows(one_replica, tmp_path):
+    """Nor is a run finished without them; with room again, it is the run that never lacked it."""
+    trainer(one_replica, tmp_path)[1].run()
+    expected = rows(tmp_path)
+    run_dir = tmp_path / "full"
+    run_dir.mkdir()
+    faults = Faults(on_save_error="continue")
+    _, run = trainer(one_replica, run_dir, faults=faults)
+    (run_dir / "metrics.jsonl").unlink()
+    (run_dir / "metrics.jsonl").mkdir()
+    with pytest.raises(SaveError, match=r"cannot write .*metrics\.jsonl"):
+        run.run()
+    assert saved_steps(run_dir / "checkpoints") == [0]
+    (run_dir / "metrics.jsonl").rmdir()
+    trainer(one_replica, run_dir, faults=faults)[1].run()
+    assert rows(run_dir) == expected
+
+
 def test_without_room_for_any_best_the_last_is_scored(one_replica, tmp_path):
     terminal = Signaller()
     state, run = trainer(one_replica, tmp_path, terminal, faults=Faults(on_save_error="continue"))
