@@ -63,7 +63,7 @@ def assert_close(found, expected):
 SHORT = ("--epochs=0.4", "--sync_batch_norm", "--accumulation=1", "--seed=1")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Finished runs by number of replicas, and with two workers, which Slurm started."""
     home = tmp_path_factory.mktemp("trained")
