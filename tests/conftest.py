@@ -20,18 +20,9 @@ tf.config.set_logical_device_configuration(
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-# What takes long to make, and is shared by the tests of a file.
-_SHARED = ("finished", "paper_form", "saved_run")
-
-
-@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items):
-    """Keeps tests that share something in one process, so that it is made once."""
-    for item in items:
-        for name in _SHARED:
-            if name in item.fixturenames:
-                of = item.callspec.params.get(name, "") if hasattr(item, "callspec") else ""
-                item.add_marker(pytest.mark.xdist_group(f"{name} {of}"))
+    """The longest file first, so that the other process has something to do meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_trust.py")
 
 
 @pytest.fixture(autouse=True)

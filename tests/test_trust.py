@@ -16,10 +16,6 @@ import pytest
 from benchmarks import kill_runs
 from tests.conftest import ROOT
 
-# One after the other: several workers that compete for the cores of a test machine can miss each
-# other's heartbeats.
-pytestmark = pytest.mark.xdist_group("trust")
-
 # Every update in one: what must mean the same on any number of replicas, and after any kill.
 ALL = (
     "--dataset=digits", "--device=cpu", "--batch_size=64", "--accumulation=2", "--clip_norm=0.5",
@@ -63,7 +59,7 @@ def assert_close(found, expected):
 SHORT = ("--epochs=0.4", "--sync_batch_norm", "--accumulation=1", "--seed=1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Finished runs by number of replicas, and with two workers, which Slurm started."""
     home = tmp_path_factory.mktemp("trained")
