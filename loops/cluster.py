@@ -13,8 +13,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
-import threading
 import zlib
 from collections.abc import Mapping
 
@@ -22,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.errors import RunError, reason
+from loops.meeting import meet
 
 CLUSTERS = ("auto", "none", "tf_config", "slurm")
 _MINUTES_TO_MEET = 5
@@ -131,7 +130,7 @@ def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
     """The strategy of all workers. It waits for them.
 
     Raises:
-        RunError: no connection can be made.
+        RunError: they do not come, or no connection can be made.
     """
     # TensorFlow would read it once more, and find a job "chief" that is not among the workers.
     os.environ.pop("TF_CONFIG", None)
@@ -141,9 +140,11 @@ def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    met = threading.Event()
-    threading.Thread(target=_give_up_later, args=(met, cluster), daemon=True).start()
+    meet(cluster.addresses, cluster.index, 60 * _MINUTES_TO_MEET)
     try:
+        # Should one die in this moment, TensorFlow would wait for it for an hour, and nothing of
+        # Python can run meanwhile; but an alarm ends the process.
+        signal.alarm(60 * _MINUTES_TO_MEET)
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         # TensorFlow has taken it to tell of preemption, and would keep it from us.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -153,19 +154,7 @@ def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
             f"worker {cluster.index} cannot join {', '.join(cluster.addresses)}: {reason(error)}"
         ) from error
     finally:
-        met.set()
-
-
-def _give_up_later(met: threading.Event, cluster: Cluster) -> None:
-    """Ends the process where the workers do not get together; TensorFlow would wait an hour."""
-    if not met.wait(60 * _MINUTES_TO_MEET):
-        print(
-            f"{os.path.basename(sys.argv[0])}: worker {cluster.index} waited {_MINUTES_TO_MEET} "
-            f"minutes for all of {', '.join(cluster.addresses)}; start them together",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(2)
+        signal.alarm(0)
 
 
 class Workers:

@@ -1,11 +1,13 @@
 """What researchers must be able to rely on, through the commands as they give them."""
 
+import contextlib
 import json
 import os
 import pathlib
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +186,23 @@ def test_a_signal_to_one_worker_saves_and_stops_all(tmp_path):
     assert (err, other_err) == ("", "")
     step = re.search(r"stopped; saved at step (\d+); the same command goes on", out)[1]
     assert (tmp_path / "run" / "checkpoints" / f"step-{step}.index").exists()
+
+
+@pytest.mark.parametrize(("index", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_worker_that_waits_for_another_leaves_at_a_signal(tmp_path, index, number):
+    task = cluster(2)[index]
+    port = int(json.loads(task["TF_CONFIG"])["cluster"]["worker"][index].rpartition(":")[2])
+    process = start(tmp_path / "run", **task)
+    while True:
+        assert process.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == ({signal.SIGTERM: -15, signal.SIGINT: 130}[number], "")
+    assert "stopped" not in out
+    assert not (tmp_path / "run").exists()
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
