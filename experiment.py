@@ -44,7 +44,12 @@ def plain_errors():
             raise
         cli.fail(f"cannot use {error.filename}: {error.strerror}")
     except Interrupted as interrupted:
-        Terminal().line(f"stopped; saved at step {interrupted.step:,}; the same command goes on")
+        saved = interrupted.step is not None
+        Terminal().line(
+            f"stopped; saved at step {interrupted.step:,}; the same command goes on"
+            if saved
+            else "stopped; nothing could be saved"
+        )
         raise SystemExit(cli.EXIT_SIGNAL + interrupted.signal_number) from None
     except tf.errors.OpError as error:
         cause = data.data_error(error)
@@ -289,7 +294,7 @@ def _run(command, there, run_dir, dataset, start, workers: Workers, terminal) ->
         state, run_dir, flags["keep_checkpoints"], writes=workers.is_chief, say=terminal.line
     )
     restore_together(checkpoints, workers)
-    log = MetricsLog(run_dir, writes=workers.is_chief)
+    log = MetricsLog(run_dir, writes=workers.is_chief, say=terminal.line)
     log.rewind(state.step, int(state.progress["evaluated_step"].numpy()))
     _say_start(terminal, log, run_dir, command, state, plan, strategy.num_replicas_in_sync)
     evals = {

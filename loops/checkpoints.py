@@ -216,7 +216,6 @@ class Checkpoints:
             self._save_nowhere()
             return
         manager = getattr(self, which)
-        before = manager.latest_checkpoint
         target = self._path(directory, self._state.step)
         try:
             path = manager.save(checkpoint_number=self._state.step)
@@ -224,6 +223,9 @@ class Checkpoints:
             if lost_worker(error):
                 raise
             _tidy(directory)
+            # One of the same step may have been overwritten in part.
+            good = (self._path(directory, step) for step in reversed(saved_steps(directory)))
+            before = next((path for path in good if _why_unreadable(path) is None), None)
             kept = f"{before} is still good" if before else "there is no earlier one"
             raise SaveError(f"cannot save {target}: {reason(error)}; {kept}") from error
         if not self._verified:
@@ -344,7 +346,7 @@ def find_checkpoint(run_dir: pathlib.Path, which: str) -> str:
         prefix = file[1] if file else str(place)
         if pathlib.Path(prefix + ".index").is_file():
             return prefix
-    hint = "; --val_fraction=0 keeps no best, use --checkpoint=last" if which == "best" else ""
+    hint = "; --checkpoint=last scores the last state" if which == "best" else ""
     raise RunError(f"no checkpoint at {' or '.join(map(str, places))}{hint}")
 
 

@@ -12,6 +12,7 @@ its clock or by a signal, it must first agree on with the others, or they would 
 import dataclasses
 import json
 import os
+import re
 import signal
 import zlib
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ def _from_tf_config(text: str) -> Cluster:
 
 def _is_address(text) -> bool:
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65_536
+    return bool(host) and not re.search(r"\s", host) and port.isdecimal() and 0 < int(port) < 65_536
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:

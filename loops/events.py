@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import shutil
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -12,10 +14,12 @@ class EventLog:
 
     Args:
         directory: is made when the first point is written.
+        say: is told, in a line, of a file that is damaged.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, say: Callable[[str], None] = lambda text: None):
         self.directory = directory
+        self._say = say
         self._writer = None
         # The file of this process, and its size when it was last whole.
         self._path, self._size = None, 0
@@ -58,7 +62,11 @@ class EventLog:
         self.close()
         self._path = None
         for path in _files(self.directory):
-            _rewind(path, step)
+            damaged = _rewind(path, step)
+            if damaged is not None:
+                self._say(
+                    f"{path} is damaged; what can be read of it is kept, {damaged} has it all"
+                )
 
 
 def write_scalars(step: int, figures: dict[str, float]) -> None:
@@ -73,18 +81,23 @@ def _files(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(directory.glob("events.out.tfevents.*"))
 
 
-def _rewind(path: pathlib.Path, step: int) -> None:
-    """Drops the points behind a step, and what a process that died has half written."""
-    events, torn = [], False
+def _rewind(path: pathlib.Path, step: int) -> pathlib.Path | None:
+    """Drops the points behind a step, and what a process that died has half written.
+
+    Returns:
+        A copy of the file as it was, where it is damaged in another way than by a kill.
+    """
+    events, torn, damaged = [], False, None
     try:
         for record in tf.data.TFRecordDataset(str(path)):
             events.append(tf.compat.v1.Event.FromString(record.numpy()))
-    except tf.errors.DataLossError:
+    except tf.errors.DataLossError as error:
         torn = True
+        if "truncated" not in error.message:
+            damaged = path.with_name("damaged-" + path.name.replace("tfevents", "events"))
+            shutil.copyfile(path, damaged)
     kept = [e for e in events if e.HasField("file_version") or e.step <= step]
-    if torn and not events:  # Not what a kill does.
-        path.replace(path.with_name("damaged-" + path.name.replace("tfevents", "events")))
-    elif not any(event.HasField("summary") for event in kept):
+    if not any(event.HasField("summary") for event in kept):
         path.unlink()
     elif torn or len(kept) < len(events):
         # A name that TensorBoard does not read.
@@ -93,3 +106,4 @@ def _rewind(path: pathlib.Path, step: int) -> None:
             for event in kept:
                 writer.write(event.SerializeToString())
         temporary.replace(path)
+    return damaged

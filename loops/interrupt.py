@@ -11,14 +11,14 @@ _EXIT_SIGNAL = 128
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state.
+    """The run was asked to stop, and has saved its state if it could.
 
     Attributes:
         signal_number: the signal that asked.
-        step: the step of the last state that is saved.
+        step: the step of the last state that is saved; None where none could be.
     """
 
-    def __init__(self, signal_number: int, step: int):
+    def __init__(self, signal_number: int, step: int | None):
         super().__init__(f"{signal.Signals(signal_number).name} at step {step}")
         self.signal_number = signal_number
         self.step = step

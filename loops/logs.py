@@ -8,12 +8,15 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from loops.errors import SaveError, reason
 from loops.events import EventLog, write_scalars
 from loops.run_dir import METRICS, without_nan
+
+_SPLITS = ("train", "val", "test")
 
 
 class MetricsLog:
@@ -27,14 +30,24 @@ class MetricsLog:
     Args:
         run_dir: directory of the run.
         writes: False for a worker that is not the chief, which keeps the rows to itself.
+        say: is told, in a line, of a file that is damaged.
     """
 
-    def __init__(self, run_dir: pathlib.Path, *, writes: bool = True):
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        *,
+        writes: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+    ):
         self._path = run_dir / METRICS
         self._writes = writes
-        self._events = {split: EventLog(run_dir / split) for split in ("train", "val", "test")}
-        # What is not written yet.
-        self._lines, self._points = [], []
+        self._say = say
+        self._events = {split: EventLog(run_dir / split, say) for split in _SPLITS}
+        # What is not written yet: lines; points as (split, step, function that writes them); and
+        # the last steps up to which the files hold good.
+        self._lines, self._points, self._behind = [], [], None
+        self._texts = []
         self._rows = None
 
     @property
@@ -46,7 +59,7 @@ class MetricsLog:
         return self._rows
 
     def rewind(self, step: int, evaluated_step: int) -> None:
-        """Takes back what was logged behind a state that the run goes on from.
+        """Takes back what was logged behind a state that the run goes on from, at the next `flush`.
 
         Args:
             step: of the state. Rows of later steps will be made again, and so will those of the
@@ -54,22 +67,15 @@ class MetricsLog:
             evaluated_step: the last of which the state knows the validation scores.
 
         Raises:
-            SaveError: it cannot be written.
+            SaveError: the rows cannot be read.
         """
+        if step and not self._path.exists():
+            self._say(f"{self._path} is gone, and with it the rows up to step {step:,}")
         last = {"train": step, "val": evaluated_step, "test": -1}
-        self._rows = [row for row in self.rows if row["step"] <= last.get(row["split"], -1)]
-        self._points = [point for point in self._points if point[1] <= last[point[0]]]
-        if not self._writes:
-            return
-        with _guard(self._path):
-            temporary = self._path.with_name(METRICS + ".new")
-            temporary.write_text("".join(map(_line, self._rows)))
-            temporary.replace(self._path)
-        self._lines = []
-        for split, events in self._events.items():
-            with _guard(events.directory):
-                # A process that died in its first steps has the configuration to write again.
-                events.rewind(last[split] or -1)
+        self._rows = [row for row in self.rows if row["step"] <= last[row["split"]]]
+        kept = [point for point in self._points if 0 < point[1] <= last[point[0]]]
+        self._points = [*([] if step else self._texts), *kept]
+        self._behind = last
 
     def _read(self) -> list[dict]:
         """The rows that are there; a file with a spoilt line is also set aside as it is."""
@@ -78,8 +84,11 @@ class MetricsLog:
         lines = self._path.read_text(errors="replace").splitlines()
         rows = [_row(line) for line in lines]
         # A killed run can leave half a line at the end.
-        if self._writes and None in rows[:-1]:
-            shutil.copyfile(self._path, self._path.with_name("damaged-" + METRICS))
+        spoilt = rows[:-1].count(None)
+        if self._writes and spoilt:
+            damaged = self._path.with_name("damaged-" + METRICS)
+            shutil.copyfile(self._path, damaged)
+            self._say(f"{self._path} has {spoilt} spoilt line(s), left out; {damaged} has them")
         return [row for row in rows if row is not None]
 
     def write(
@@ -101,7 +110,8 @@ class MetricsLog:
         self.rows.append(row)
         if self._writes:
             self._lines.append(_line(row))
-            self._points.append((split, step, {**figures, **(timings or {})}))
+            points = functools.partial(write_scalars, step, {**figures, **(timings or {})})
+            self._points.append((split, step, points))
             self.flush()
 
     def flush(self) -> None:
@@ -110,27 +120,40 @@ class MetricsLog:
         Raises:
             SaveError: it cannot be written now.
         """
+        if not self._writes:
+            return
+        if self._behind is not None:
+            self._rewind_files()
         while self._lines:
             with _guard(self._path):
                 _append(self._path, self._lines[0])
             self._lines.pop(0)
         while self._points:
-            split, step, figures = self._points[0]
+            split, _, write_points = self._points[0]
             events = self._events[split]
             with _guard(events.directory):
-                events.write(functools.partial(write_scalars, step, figures))
+                events.write(write_points)
             self._points.pop(0)
 
-    def write_text(self, title: str, text: str) -> None:
-        """Shows a text, in Markdown, in TensorBoard.
-
-        Raises:
-            SaveError: it cannot be written.
-        """
-        events = self._events["train"]
-        if self._writes:
+    def _rewind_files(self) -> None:
+        text = "".join(map(_line, self.rows))
+        with _guard(self._path):
+            if not self._path.exists() or self._path.read_text(errors="replace") != text:
+                temporary = self._path.with_name(METRICS + ".new")
+                temporary.write_text(text)
+                temporary.replace(self._path)
+        self._lines = []  # They are among the rows.
+        for split, events in self._events.items():
             with _guard(events.directory):
-                events.write(lambda: tf.summary.text(title, _encodable(text), step=0))
+                # Texts, which are of step 0, are written again.
+                events.rewind(self._behind[split] or -1)
+        self._behind = None
+
+    def write_text(self, title: str, text: str) -> None:
+        """Shows a text, in Markdown, in TensorBoard, from the next `flush` on."""
+        text = _encodable(text)
+        self._texts.append(("train", 0, lambda: tf.summary.text(title, text, step=0)))
+        self._points.append(self._texts[-1])
 
 
 @contextlib.contextmanager
@@ -155,9 +178,14 @@ def _append(path: pathlib.Path, text: str) -> None:
 
 def _row(line: str) -> dict | None:
     """The row in a line, or None if it is spoilt."""
-    with contextlib.suppress(ValueError, RecursionError):
+    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
         row = json.loads(line)
-        if isinstance(row, dict) and "split" in row and type(row.get("step")) is int:
+        figures = [value for name, value in row.items() if name != "split"]
+        if (
+            row["split"] in _SPLITS
+            and type(row["step"]) is int
+            and all(value is None or type(value) in (int, float) for value in figures)
+        ):
             return row
     return None
 

@@ -51,7 +51,7 @@ class Progress:
         weighted = [
             (row["step"] - start, row)
             for row, start in zip(rows, starts, strict=False)
-            if _is_number(row.get("loss"))
+            if _has_figures(row)
         ]
 
         def mean(name):
@@ -71,7 +71,7 @@ class Progress:
         total = self._plan.total_steps
         last = next((r for r in reversed(self._log.rows) if r["split"] == "train"), None)
         figures = ""
-        if last and _is_number(last.get("loss")):
+        if last and _has_figures(last):
             figures = f"  loss {last['loss']:.4f} top-1 {last['top_1_accuracy']:.2%}"
         # The last batch of a run may go a little beyond its length.
         epoch = min(self._plan.epoch(step), self._plan.epochs)
@@ -89,6 +89,7 @@ class Progress:
         return f"  {duration(seconds)} left"
 
 
-def _is_number(value) -> bool:
-    """Whether a figure of a row is; where every update was dropped there is none."""
-    return isinstance(value, float) and math.isfinite(value)
+def _has_figures(row: dict) -> bool:
+    """Whether there is something to tell of a row; where every update was dropped there is not."""
+    figures = (row.get("loss"), row.get("top_1_accuracy"))
+    return all(isinstance(value, float) and math.isfinite(value) for value in figures)

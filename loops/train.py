@@ -237,7 +237,7 @@ class Trainer:
         if not self._scoring_test:
             self._save(self._checkpoints.save_last)
         self._workers.part()
-        raise Interrupted(asked[0], self._checkpoints.safe_step or 0)
+        raise Interrupted(asked[0], self._checkpoints.safe_step)
 
     def _advance(self, batches, step: int, num_steps: int) -> int:
         """Makes steps, and returns the global step after them."""
@@ -290,15 +290,11 @@ class Trainer:
         step = self._state.step
         guard["restores"].assign(restores + 1)
         guard["batches_left_out"].assign(left_out + behind - step)
-        self._rewind_log()
+        self._log.rewind(step, int(self._state.progress["evaluated_step"].numpy()))
         self._terminal.line(
             f"{error}; back to step {step}, leaving out the {behind - step} batches behind it "
             f"({restores + 1} of {MOST_RESTORES} times)"
         )
-
-    def _rewind_log(self) -> None:
-        evaluated = int(self._state.progress["evaluated_step"].numpy())
-        self._try(lambda: self._log.rewind(self._state.step, evaluated))
 
     def _log_window(self, step: int) -> None:
         """Logs the means since the last row, and starts the sums anew."""

@@ -44,6 +44,16 @@ def halves(left, right, mode):
     return image
 
 
+def two_frames(**options):
+    """A picture with two frames, of which the first is red and green."""
+    return encoded(
+        halves(RED, GREEN, "RGB"),
+        save_all=True,
+        append_images=[Image.new("RGB", (16, 8), (0, 0, 99))],
+        **options,
+    )
+
+
 def palette(transparent):
     image = halves(0, 1, "P")
     image.putpalette([10, 20, 30, 200, 100, 50])
@@ -88,34 +98,10 @@ KINDS = {
         (255, 0, 0), (100,) * 3,
     ),
     "grey jpeg": (encoded(halves(7, 99, "L"), format="JPEG"), (7,) * 3, (99,) * 3),
-    "animated gif": (
-        encoded(
-            halves(RED, GREEN, "RGB"), format="GIF", save_all=True,
-            append_images=[Image.new("RGB", (16, 8), (0, 0, 99))],
-        ),
-        RED, GREEN,
-    ),
-    "animated png": (
-        encoded(
-            halves(RED, GREEN, "RGB"), format="PNG", save_all=True,
-            append_images=[Image.new("RGB", (16, 8), (0, 0, 99))],
-        ),
-        RED, GREEN,
-    ),
-    "animated webp": (
-        encoded(
-            halves(RED, GREEN, "RGB"), format="WEBP", save_all=True, lossless=True,
-            append_images=[Image.new("RGB", (16, 8), (0, 0, 99))],
-        ),
-        RED, GREEN,
-    ),
-    "several pictures in a jpeg": (
-        encoded(
-            halves(RED, GREEN, "RGB"), format="MPO", save_all=True,
-            append_images=[Image.new("RGB", (16, 8), (0, 0, 99))],
-        ),
-        RED, GREEN,
-    ),
+    "animated gif": (two_frames(format="GIF"), RED, GREEN),
+    "animated png": (two_frames(format="PNG"), RED, GREEN),
+    "animated webp": (two_frames(format="WEBP", lossless=True), RED, GREEN),
+    "several pictures in a jpeg": (two_frames(format="MPO"), RED, GREEN),
     "bmp": (encoded(halves(RED, GREEN, "RGB"), format="BMP"), RED, GREEN),
 }  # fmt: skip
 

@@ -73,6 +73,7 @@ def test_what_is_behind_a_state_is_taken_back(tmp_path):
     log = MetricsLog(tmp_path)
     # The validation scores of step 20 are not in the state, so they will come again.
     log.rewind(20, evaluated_step=10)
+    log.flush()
     kept = [("train", 10), ("val", 10), ("train", 20)]
     assert [(row["split"], row["step"]) for row in rows(tmp_path)] == kept
     assert log.rows == rows(tmp_path)
@@ -94,9 +95,75 @@ def test_a_spoilt_line_takes_no_other_with_it(tmp_path):
         log.write("train", step, step / 10, loss=1.0)
     spoilt = (tmp_path / "metrics.jsonl").read_text().replace('"step": 20', '"step": 2x')
     (tmp_path / "metrics.jsonl").write_text(spoilt)
-    MetricsLog(tmp_path).rewind(30, evaluated_step=-1)
+    spoken = []
+    log = MetricsLog(tmp_path, say=spoken.append)
+    log.rewind(30, evaluated_step=-1)
+    log.flush()
     assert [row["step"] for row in rows(tmp_path)] == [10, 30]
+    assert len(spoken) == 1
+    assert "metrics.jsonl has 1 spoilt line" in spoken[0]
     assert (tmp_path / "damaged-metrics.jsonl").read_text() == spoilt
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"split": ["x"], "step": 7}', '{"split": "dev", "step": 7}', '{"split": "val", "step": "7"}',
+     '{"split": "val", "step": 7, "loss": "low"}', '{"split": "val", "step": 7, "loss": true}',
+     '{"step": 7}', "[]", "3", "{" * 9999, ""],
+)  # fmt: skip
+def test_a_line_that_is_no_row_is_spoilt(tmp_path, line):
+    row = '{"split": "train", "step": 10, "epoch": 1.0, "loss": null}\n'
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n{row}")
+    log = MetricsLog(tmp_path)
+    log.rewind(10, evaluated_step=-1)
+    log.flush()
+    assert (tmp_path / "metrics.jsonl").read_text() == row
+
+
+def test_rows_that_are_gone_are_told(tmp_path):
+    spoken = []
+    MetricsLog(tmp_path, say=spoken.append).rewind(0, evaluated_step=-1)
+    assert spoken == []
+    MetricsLog(tmp_path, say=spoken.append).rewind(20, evaluated_step=-1)
+    assert spoken == [f"{tmp_path}/metrics.jsonl is gone, and with it the rows up to step 20"]
+
+
+def test_points_before_a_bad_byte_are_kept_and_so_is_the_file(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(10):
+        log.write("train", step, step / 10, loss=1.0)
+    (events,) = (tmp_path / "train").glob("events*")
+    content = bytearray(events.read_bytes())
+    content[len(content) // 2] ^= 1
+    events.write_bytes(content)
+    spoken = []
+    log = MetricsLog(tmp_path, say=spoken.append)
+    log.rewind(9, evaluated_step=-1)
+    log.flush()
+    assert 0 < len(points(tmp_path / "train")) < 10
+    (copy,) = (tmp_path / "train").glob("damaged-*")
+    assert copy.read_bytes() == content
+    assert str(copy) in spoken[0]
+
+
+def test_what_a_full_disk_keeps_from_being_taken_back_is_taken_back_later(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write_text("configuration", "| a |")
+    for step in (10, 20, 30):
+        log.write("train", step, step / 10, loss=1.0)
+    with full_disk():
+        log.rewind(20, evaluated_step=-1)
+        for _ in range(2):
+            with pytest.raises(SaveError, match=f"cannot write {tmp_path}"):
+                log.write("train", 25, 2.5, loss=2.0)
+            log.rewind(20, evaluated_step=-1)
+    log.write("train", 25, 2.5, loss=2.0)
+    assert [row["step"] for row in rows(tmp_path)] == [10, 20, 25]
+    wanted = [(0, "configuration"), (10, "loss"), (20, "loss"), (25, "loss")]
+    assert points(tmp_path / "train") == wanted
+    log.rewind(0, evaluated_step=-1)
+    log.flush()
+    assert points(tmp_path / "train") == [(0, "configuration")]
 
 
 def test_a_run_that_died_before_its_first_state_tells_all_anew(tmp_path):
@@ -106,6 +173,7 @@ def test_a_run_that_died_before_its_first_state_tells_all_anew(tmp_path):
     log = MetricsLog(tmp_path)
     log.rewind(0, evaluated_step=-1)
     log.write_text("configuration", "| a |")
+    log.flush()
     assert points(tmp_path / "train") == [(0, "configuration")]
     assert rows(tmp_path) == []
 
@@ -146,7 +214,9 @@ def test_rows_are_json_also_where_a_figure_is_not_finite(tmp_path):
 
 
 def test_text(tmp_path):
-    MetricsLog(tmp_path).write_text("configuration", "| a | b |")
+    log = MetricsLog(tmp_path)
+    log.write_text("configuration", "| a | b |")
+    log.flush()
     assert scalars(tmp_path / "train")[0, "configuration"] == b"| a | b |"
 
 
