@@ -15,7 +15,7 @@ import data
 import nets
 from configuration import check_batch, default_stem, make_config, make_plan, saved_config
 from loops import run_dir as run_dirs
-from loops.checkpoints import Checkpoints, restore_together
+from loops.checkpoints import Checkpoints
 from loops.cluster import Workers, find_cluster, lost_worker
 from loops.devices import make_strategy
 from loops.errors import RunError, reason
@@ -291,9 +291,9 @@ def _run(command, there, run_dir, dataset, start, workers: Workers, terminal) ->
     plan, learning_rate = make_plan(command)
     state = _make_state(command, learning_rate, strategy, start, terminal)
     checkpoints = Checkpoints(
-        state, run_dir, flags["keep_checkpoints"], writes=workers.is_chief, say=terminal.line
+        state, run_dir, flags["keep_checkpoints"], workers=workers, say=terminal.line
     )
-    restore_together(checkpoints, workers)
+    checkpoints.restore_last()
     log = MetricsLog(run_dir, writes=workers.is_chief, say=terminal.line)
     log.rewind(state.step, int(state.progress["evaluated_step"].numpy()))
     _say_start(terminal, log, run_dir, command, state, plan, strategy.num_replicas_in_sync)

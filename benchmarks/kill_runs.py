@@ -93,12 +93,23 @@ def finish(processes: list[subprocess.Popen]) -> None:
 
 
 def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:
-    """Kills a process once `when` is over; whether it was still there. The others stop by it."""
+    """Kills a process once `when` is over; whether it was still there. The others stop by it.
+
+    Raises:
+        RuntimeError: they do not within a minute, although they had met.
+    """
     when(lambda: processes[victim].poll() is None)
     alive = processes[victim].poll() is None
     processes[victim].send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    late = any(process.poll() is None for process in processes)
     for process in processes:
-        process.communicate(timeout=90)
+        process.kill()
+    said = [process.communicate()[0] for process in processes]
+    if late and "replica(s)" in said[0]:  # What the chief says when they begin.
+        raise RuntimeError("the others did not stop within a minute")
     return alive
 
 

@@ -37,8 +37,8 @@ class Checkpoints:
         state: all its variables made.
         run_dir: directory of the run.
         keep: how many of the last states stay on disk, at least 2.
-        writes: False for a worker that is not the chief. It takes part in saving, since variables
-            are read by all workers together, but what it writes is thrown away.
+        workers: the machines of the run; None for a single one. All take part in saving, since
+            variables are read by all together, but only what the chief writes is kept.
         say: is told, in a line, of a checkpoint that is damaged.
     """
 
@@ -48,18 +48,18 @@ class Checkpoints:
         run_dir: pathlib.Path,
         keep: int,
         *,
-        writes: bool = True,
+        workers: Workers | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
         self._state = state
         self._run_dir = run_dir
-        self._writes = writes
+        self._workers = workers or Workers(tf.distribute.get_strategy())
         self._say = say
         self._checkpoint = tf.train.Checkpoint(**state.parts())
         self._last_dir, self._best_dir = run_dir / "checkpoints", run_dir / "best"
         # What the lists of the last process name, before they are made anew from what there is.
         self._listed = _listed_steps(self._last_dir)
-        if writes:
+        if self._workers.is_chief:
             self._last = self._manager(self._last_dir, keep)
             self._best = self._manager(self._best_dir, 1)
         self._verified = False
@@ -77,15 +77,19 @@ class Checkpoints:
             raise SaveError(f"cannot write {directory / 'checkpoint'}: {reason(error)}") from error
 
     def restore_last(self) -> bool:
-        """Restores the last state that is good. Returns False where the run has none yet.
+        """Restores the last state that the chief finds good. Returns False where there is none yet.
+
+        TensorFlow restores variables that are read over replicas with the help of all workers.
 
         Raises:
             RunError: there are checkpoints, or there were, but none restores.
         """
-        step = self.find_good()
-        if step is not None:
-            self.restore(step)
-        return step is not None
+        found = self.find_good() if self._workers.is_chief else None
+        step = int(self._workers.chiefs(-1 if found is None else found))
+        if step >= 0:
+            self._restore(self._path(self._last_dir, step))
+            self._safe = self._now()
+        return step >= 0
 
     def find_good(self) -> int | None:
         """The step of the last state that can be read to its last byte; None where there is none.
@@ -120,15 +124,6 @@ class Checkpoints:
             self._say(f"going on from {self._path(self._last_dir, good)}, the one before")
             self._set_aside([step for step, _ in faults])
 
-    def restore(self, step: int) -> None:
-        """Restores the state of a step, all workers together.
-
-        Raises:
-            RunError: it is damaged, or lacks a variable.
-        """
-        self._restore(self._path(self._last_dir, step))
-        self._safe = self._now()
-
     def _has_been_saved(self) -> bool:
         """Whether the run must have had a checkpoint: its first is there before any other trace."""
         metrics = self._run_dir / METRICS
@@ -148,28 +143,35 @@ class Checkpoints:
         Raises:
             RunError: none is there, or it is damaged.
         """
+        places = (self._best_dir, self._last_dir)
+        found = self._find_best(places) if self._workers.is_chief else (0, 0)
+        step, place = map(int, self._workers.total(found))
+        self._restore(self._path(places[place], step))
+
+    def _find_best(self, places: tuple[pathlib.Path, ...]) -> tuple[int, int]:
+        """The step of the best state that can be read, and in which of some places it is."""
         step = int(self._state.progress["best_step"].numpy())
         others = saved_steps(self._best_dir)
         if others and step not in [*others, *saved_steps(self._last_dir)]:
             self._say(f"{self._path(self._best_dir, step)} is gone; step-{others[-1]} is the best")
             step = others[-1]
         faults = []
-        for directory in (self._best_dir, self._last_dir):
-            if step not in saved_steps(directory):
-                faults.append("missing")
-                continue
-            try:
-                self._restore(self._path(directory, step))
-                return
-            except RunError as error:
-                faults.append(_why_unreadable(self._path(directory, step)) or str(error))
+        for place, directory in enumerate(places):
+            there = step in saved_steps(directory)
+            why = _why_unreadable(self._path(directory, step)) if there else "missing"
+            if why is None:
+                return step, place
+            faults.append(why)
         raise RunError(
             f"{self._path(self._best_dir, step)}, the best state, cannot be scored ({faults[0]}); "
             "eval.py --checkpoint=last scores the last"
         )
 
-    def _now(self) -> tuple[int, int]:
-        return self._state.step, int(self._state.progress["evaluated_step"].numpy())
+    def _now(self) -> tuple[int, ...]:
+        """What tells states apart: the step, and what can change without one."""
+        state = self._state
+        others = (state.progress["evaluated_step"], state.guard["restores"])
+        return state.step, *(int(variable.numpy()) for variable in others)
 
     @property
     def safe_step(self) -> int | None:
@@ -197,12 +199,14 @@ class Checkpoints:
         """Saves the state as the last one, and deletes the oldest if there are too many.
 
         Nothing is written where the state is on disk already. One of the same step, but from before
-        its evaluation, is overwritten; the one before it is then what a kill leaves.
+        its evaluation or from before the run went back to it, is overwritten; the one before it is
+        then what a kill leaves.
 
         Raises:
             SaveError: it cannot be written; earlier checkpoints are as they were.
         """
-        if self._safe == self._now():
+        # The chief decides: the others do not know whether it could write the last time.
+        if self._workers.chiefs(self._safe == self._now()):
             return
         self._save("_last", self._last_dir)
         self._safe = self._now()
@@ -212,7 +216,7 @@ class Checkpoints:
         self._save("_best", self._best_dir)
 
     def _save(self, which: str, directory: pathlib.Path) -> None:
-        if not self._writes:
+        if not self._workers.is_chief:
             self._save_nowhere()
             return
         manager = getattr(self, which)
@@ -248,18 +252,6 @@ class Checkpoints:
         expected = self._state.num_variables() + 1
         if len(written) != expected:
             raise RunError(f"{path} holds {len(written)} variables of {expected}")
-
-
-def restore_together(checkpoints: Checkpoints, workers: Workers) -> bool:
-    """As `Checkpoints.restore_last`, with every worker at the state that the chief finds good.
-
-    TensorFlow restores variables that are read over replicas with the help of all of them.
-    """
-    found = checkpoints.find_good() if workers.is_chief else None
-    step = int(workers.chiefs(-1 if found is None else found))
-    if step >= 0:
-        checkpoints.restore(step)
-    return step >= 0
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from loops.checkpoints import Checkpoints, restore_together
+from loops.checkpoints import Checkpoints
 from loops.cluster import Workers
 from loops.errors import NumbersError, RunError, SaveError
 from loops.evaluate import Evaluator, Scores
@@ -285,7 +285,7 @@ class Trainer:
             raise NumbersError(
                 f"{error}; the run went back {restores} times already; {self._advice()}"
             ) from error
-        if not restore_together(self._checkpoints, self._workers):
+        if not self._checkpoints.restore_last():
             raise error
         step = self._state.step
         guard["restores"].assign(restores + 1)
@@ -295,6 +295,8 @@ class Trainer:
             f"{error}; back to step {step}, leaving out the {behind - step} batches behind it "
             f"({restores + 1} of {MOST_RESTORES} times)"
         )
+        # So that a restart does not begin to count anew.
+        self._save(self._checkpoints.save_last)
 
     def _log_window(self, step: int) -> None:
         """Logs the means since the last row, and starts the sums anew."""
@@ -354,8 +356,9 @@ class Trainer:
         names = ("best_top_1_accuracy", "best_loss", "best_step")
         before = {name: progress[name].numpy() for name in names}
         # Of equal accuracies, which small splits often give, the lower loss is the better.
-        best = before["best_top_1_accuracy"], -before["best_loss"]
-        if not self._workers.chiefs((scores.top_1_accuracy, -scores.loss) > best):
+        best = before["best_top_1_accuracy"], -_worst_if_nan(before["best_loss"])
+        these = scores.top_1_accuracy, -_worst_if_nan(scores.loss)
+        if not self._workers.chiefs(these > best):
             return None
         for name, value in zip(names, (scores.top_1_accuracy, scores.loss, step), strict=True):
             progress[name].assign(value)
@@ -404,3 +407,7 @@ class Trainer:
             self._terminal.line(f"{error}; going on")
             return False
         return True
+
+
+def _worst_if_nan(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss

@@ -399,15 +399,38 @@ def test_a_damaged_best_is_noticed(one_replica, tmp_path, how):
     checkpoints.restore_best()
 
 
+class SecondWorker:
+    """Stands in for `Workers` on a machine that is not the chief."""
+
+    is_chief = False
+    chief_says = 0
+
+    def chiefs(self, number):
+        return self.chief_says
+
+
 def test_a_worker_that_is_not_the_chief_saves_nothing(one_replica, tmp_path):
     state = saved(one_replica, tmp_path / "chief")
-    checkpoints = Checkpoints(state, tmp_path / "worker", keep=2, writes=False)
+    workers = SecondWorker()
+    checkpoints = Checkpoints(state, tmp_path / "worker", keep=2, workers=workers)
     checkpoints.save_last()
     checkpoints.save_best()
     assert not (tmp_path / "worker").exists()
     follower = make_state(one_replica)
-    Checkpoints(follower, tmp_path / "chief", keep=2, writes=False).restore(20)
+    workers.chief_says = 20
+    assert Checkpoints(follower, tmp_path / "chief", keep=2, workers=workers).restore_last()
     assert follower.step == 20
+
+
+def test_a_worker_saves_whenever_the_chief_does(one_replica, tmp_path, monkeypatch):
+    """Also where it had no trouble with a state that the chief could not write."""
+    state = make_state(one_replica)
+    checkpoints = Checkpoints(state, tmp_path, keep=2, workers=SecondWorker())
+    made = []
+    monkeypatch.setattr(checkpoints, "_save_nowhere", lambda: made.append(state.step))
+    checkpoints.save_last()
+    checkpoints.save_last()
+    assert made == [0, 0]
 
 
 def test_reasons_are_without_decoration():

@@ -316,6 +316,12 @@ def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
     _, run = trainer(one_replica, tmp_path, spoil=[7, 8, 9, 10], faults=Faults(on_nan="restore"))
     with pytest.raises(NumbersError, match="the run went back 3 times already"):
         run.run()
+    # A restart does not count anew.
+    terminal = Signaller()
+    spoilt = {"spoil": [7, 8, 9, 10], "faults": Faults(on_nan="restore")}
+    with pytest.raises(NumbersError, match="the run went back 3 times already"):
+        trainer(one_replica, tmp_path, terminal, **spoilt)[1].run()
+    assert "back to step" not in terminal._stream.getvalue()
     assert saved_steps(tmp_path / "checkpoints") == [3, 6]
 
 
@@ -367,7 +373,6 @@ def test_no_state_is_saved_before_its_rows(one_replica, tmp_path):
     run_dir.mkdir()
     faults = Faults(on_save_error="continue")
     _, run = trainer(one_replica, run_dir, faults=faults)
-    (run_dir / "metrics.jsonl").unlink()
     (run_dir / "metrics.jsonl").mkdir()
     with pytest.raises(SaveError, match=r"cannot write .*metrics\.jsonl"):
         run.run()
