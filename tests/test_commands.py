@@ -297,7 +297,7 @@ def test_no_validation_split(tmp_path, capsys):
     error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}", "--split=val")
     assert "holds out no validation split" in error
     error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}", "--checkpoint=best")
-    assert "use --checkpoint=last" in error
+    assert "--checkpoint=last scores the last state" in error
 
 
 @pytest.mark.parametrize(
