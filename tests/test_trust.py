@@ -188,8 +188,18 @@ def test_a_signal_to_one_worker_saves_and_stops_all(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / f"step-{step}.index").exists()
 
 
+@pytest.fixture
+def sigint_is_heard():
+    """A shell makes what it starts in the background deaf to it, and what that starts too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("index", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
-def test_a_worker_that_waits_for_another_leaves_at_a_signal(tmp_path, index, number):
+def test_a_worker_that_waits_for_another_leaves_at_a_signal(
+    tmp_path, index, number, sigint_is_heard
+):
     task = cluster(2)[index]
     port = int(json.loads(task["TF_CONFIG"])["cluster"]["worker"][index].rpartition(":")[2])
     process = start(tmp_path / "run", **task)
