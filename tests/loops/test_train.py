@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -323,6 +324,13 @@ def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
         trainer(one_replica, tmp_path, terminal, **spoilt)[1].run()
     assert "back to step" not in terminal._stream.getvalue()
     assert saved_steps(tmp_path / "checkpoints") == [3, 6]
+
+
+def test_a_loss_that_is_no_number_is_the_worst_of_its_accuracy(one_replica, tmp_path):
+    state, run = trainer(one_replica, tmp_path)
+    for step, loss in [(3, np.nan), (6, 2.0), (9, np.nan), (12, 1.0)]:
+        run._take_if_best(step, SimpleNamespace(top_1_accuracy=0.5, loss=loss))
+        assert int(state.progress["best_step"].numpy()) == {3: 3, 6: 6, 9: 6, 12: 12}[step]
 
 
 class Full(Exception):
