@@ -422,6 +422,16 @@ def test_a_worker_that_is_not_the_chief_saves_nothing(one_replica, tmp_path):
     assert follower.step == 20
 
 
+def test_the_chief_says_which_best_state_is_restored(one_replica, tmp_path):
+    """Whatever a worker itself sees, or believes to be the best."""
+    state = saved(one_replica, tmp_path)
+    workers = SecondWorker()
+    workers.total = lambda numbers: (10, 1)  # The second place is that of the last states.
+    state.progress["best_step"].assign(99)
+    Checkpoints(state, tmp_path, keep=3, workers=workers).restore_best()
+    assert state.step == 10
+
+
 def test_a_worker_saves_whenever_the_chief_does(one_replica, tmp_path, monkeypatch):
     """Also where it had no trouble with a state that the chief could not write."""
     state = make_state(one_replica)
