@@ -83,13 +83,17 @@ def load_data(config: Config) -> data.Dataset:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same settings with paths that hold in any working directory."""
+    """The same settings with paths that hold in any working directory.
+
+    Raises:
+        ConfigError: the working directory is not text in UTF-8.
+    """
     paths = {
         name: str(pathlib.Path(value).expanduser().resolve())
         for name in ("data_dir", "init_from")
         if (value := getattr(config, name)) not in (None, "keras")
     }
-    return dataclasses.replace(config, **paths)
+    return convert(dataclasses.asdict(config) | paths, Config)
 
 
 def default_stem(config: Config, image_shape: tuple[int, int, int]) -> str:
@@ -126,10 +130,20 @@ def resolve(config: Config, dataset: data.Dataset) -> Config:
 
 
 def data_info(dataset: data.Dataset, config: Config) -> DataInfo:
-    """What a run remembers of its data."""
+    """What a run remembers of its data.
+
+    Raises:
+        ConfigError, pretrained.PretrainedError: initial weights are not for such images.
+    """
     mean, std = dataset.mean, dataset.std
     if config.init_from:  # The images must be as the weights were trained on them.
         mean, std = pretrained.normalization(config.net)
+        channels = dataset.image_shape[-1]
+        if len(mean) != channels:
+            raise ConfigError(
+                f"--init_from={config.init_from}: the weights are for images of {len(mean)} "
+                f"channels; those of {dataset.name} have {channels}"
+            )
     splits = dataset.splits
     return DataInfo(
         name=dataset.name,

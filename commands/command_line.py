@@ -24,7 +24,7 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
     """Calls `main` with the options in the command line, and exits with the code for its outcome.
 
     The codes: 0, done; 2, an error that the user can act on, after one line on standard error; 130
-    and 143, stopped by SIGINT or SIGTERM; 1 with a traceback, a fault in the code.
+    and 143, stopped by SIGINT or SIGTERM; 1 with a traceback, a bug.
     """
     _open_closed_streams()
     found = []

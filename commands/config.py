@@ -5,7 +5,6 @@ part the setting plays in a run's name and on resume. Flags, `--help`, the check
 the name of a run, the comparison on resume and TensorBoard's text are all derived from it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -50,8 +49,8 @@ def setting(
         help: for `--help`: what it is, with its unit.
         names_run: whether a value other than the default is part of a default run directory's name.
         may_change: whether a resumed run may have another value.
-        derived: whether None stands for a value that depends on the net, the data or other
-            settings, and that a saved run therefore has.
+        derived: whether None means that the value depends on the net, the data or other settings;
+            a saved run always has a value.
         path: whether it is the path of a file or directory.
     """
     metadata = {
@@ -209,7 +208,7 @@ class OptimizationSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutionSettings:
-    """Where and how precisely it is computed."""
+    """Devices and numerical precision."""
 
     num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = setting(
         1,
@@ -219,19 +218,20 @@ class ExecutionSettings:
     )
     device: Literal["auto", "cpu", "gpu"] = setting(
         "auto",
-        "gpu requires GPUs, cpu ignores them, auto uses them if there are any.",
+        "gpu requires GPUs, cpu ignores them, auto uses them if any are visible.",
         may_change=True,
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32", "Precision of the net's arithmetic; weights are float32."
     )
     jit: bool = setting(
-        False, "Compile the forward and backward pass with XLA; changes what dropout draws."
+        False,
+        "Compile the forward and backward pass with XLA; changes the random numbers of dropout.",
     )
     deterministic: bool = setting(
         False,
         "Use only operations that give the same bits every time, so that equal commands on equal "
-        "machines end with equal weights. May be slower, above all on GPUs.",
+        "machines end with equal weights. May be slower, especially on GPUs.",
     )
 
 
@@ -326,7 +326,7 @@ class TrainOptions(Config):
         "and --num_classes (default 10), and exit.",
     )
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)] | None = setting(
-        None, "Classes for --describe. A run has those of its dataset."
+        None, "Number of classes for --describe. A run uses those of its dataset."
     )
 
     @property
@@ -365,7 +365,7 @@ class EvaluateOptions:
         1, "GPUs to use. Without a visible GPU, as many logical CPU devices take their place."
     )
     device: Literal["auto", "cpu", "gpu"] = setting(
-        "auto", "gpu requires GPUs, cpu ignores them, auto uses them if there are any."
+        "auto", "gpu requires GPUs, cpu ignores them, auto uses them if any are visible."
     )
 
 
@@ -436,15 +436,17 @@ def accepted(field: dataclasses.Field) -> str:
 
 
 def _check_text(name: str, value, *, is_path: bool, prefix: str) -> None:
-    if not isinstance(value, str):
-        return
-    with contextlib.suppress(UnicodeEncodeError):
-        value.encode()
-        if "\0" not in value:
-            if is_path and os.path.expanduser(value).startswith("~"):
-                raise ConfigError(f"{prefix}--{name}={value}: there is no such home directory")
-            return
-    raise ConfigError(f"{prefix}--{name}: expected text in UTF-8 without NUL")
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(text, str):
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = "\0"
+        if "\0" in text:
+            raise ConfigError(f"{prefix}--{name}: expected text in UTF-8 without NUL")
+        if is_path and os.path.expanduser(text).startswith("~"):
+            raise ConfigError(f"{prefix}--{name}={text}: there is no such home directory")
 
 
 def differences(saved: Config, requested: Config) -> list[str]:

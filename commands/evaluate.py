@@ -4,14 +4,13 @@ import pathlib
 import time
 from collections.abc import Callable
 
-from loops.distributed.workers import Workers
-
 import data
 from commands import build
 from commands.config import ConfigError, EvaluateOptions
 from commands.run import Run
 from commands.train import report_skipped
 from loops.distributed.devices import make_strategy
+from loops.distributed.workers import Workers
 from loops.errors import RunError, SaveError
 from loops.evaluator import Evaluator
 from loops.metrics import METRICS, figures
@@ -37,7 +36,7 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     run = Run.open(options.run_dir)
     report = _report_path(options.json)
     strategy, note = make_strategy(options.num_gpus, options.device)
-    terminal = Terminal(metrics=figures())
+    terminal = Terminal()
     if note:
         terminal.line(note)
     source, skipped = _find_split(run, options)
@@ -106,7 +105,8 @@ def _find_split(run: Run, options: EvaluateOptions) -> tuple[data.Source, tuple[
 def _score_line(result: dict) -> str:
     known = [item for item in figures().items() if item[0] in result]
     scores = "  ".join(f"{label} {result[name]:{spec}}" for name, (label, spec) in known)
-    return f"{result['split']}  {scores}  ({result['examples']:,} examples)"
+    count = "1 example" if result["examples"] == 1 else f"{result['examples']:,} examples"
+    return f"{result['split']}  {scores}  ({count})"
 
 
 def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Terminal) -> None:
@@ -143,6 +143,6 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
         if finished:
             return
         if abandoned:
-            terminal.line(f"no process is training in {run.path}; its last checkpoint is scored")
+            terminal.line(f"no process is training in {run.path}; its checkpoints have been scored")
             return
         time.sleep(1)

@@ -1,9 +1,9 @@
-"""What a run directory says about its run: `config.json` and `result.json`, checked when read."""
+"""The configuration and the result in a run directory, checked when read."""
 
 import dataclasses
 import math
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from loops.records.run import CONFIG, RESULT, read_json, write_json
 
 _PerChannel = tuple[Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)], ...]
 _Split = Literal["train", "val", "test"]
+_Content = TypeVar("_Content")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,9 @@ def read_config(run_dir: pathlib.Path) -> SavedConfig:
         if field.metadata["derived"] and getattr(config, field.name) is None:
             raise ConfigError(f"{path}: --{field.name} has no value; correct the file")
     try:
-        saved = msgspec.convert({**content, "settings": dataclasses.asdict(config)}, SavedConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{path}: {_described(error)}; correct the file, or use another run"
-        ) from error
+        saved = _convert({**content, "settings": dataclasses.asdict(config)}, SavedConfig)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; correct the file, or use another run") from error
     size, shape = config.image_size, saved.data.image_shape
     if shape[:2] != (size, size):
         raise ConfigError(f"{path}: --image_size={size}, but data.image_shape is {shape}")
@@ -151,16 +150,21 @@ def read_result(run_dir: pathlib.Path, metrics: tuple[str, ...] = ()) -> dict | 
     figures = [name for name in ("loss", *metrics) if name in result]
     numbers = msgspec.defstruct("Figures", [(name, float | None) for name in figures])
     try:
-        msgspec.convert(result, _Result)
-        msgspec.convert(result, numbers)
-    except msgspec.ValidationError as error:
+        _convert(result, _Result)
+        _convert(result, numbers)
+    except ValueError as error:
         raise RunError(
-            f"{path} is not a result ({_described(error)}); remove it to have the run scored again"
+            f"{path} is not a result ({error}); remove it to have the run scored again"
         ) from error
     return result | {name: math.nan for name in figures if result[name] is None}
 
 
-def _described(error: msgspec.ValidationError) -> str:
-    """What is wrong, such as "data.std[0]: expected float, got str"."""
-    what, _, place = str(error).replace("`", "").partition(" - at $.")
-    return f"{place}: {what[0].lower()}{what[1:]}" if place else what
+def _convert(content: dict, cls: type[_Content]) -> _Content:
+    """Raises ValueError, which names the place, if the content is not what a class describes."""
+    try:
+        return msgspec.convert(content, cls)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).replace("`", "").partition(" - at $.")
+        raise ValueError(f"{place}: {what[0].lower()}{what[1:]}" if place else what) from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object!r} is not text in UTF-8") from error

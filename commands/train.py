@@ -1,36 +1,33 @@
 """Trains a net, or resumes a run: what train.py does."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import platform
 import shlex
-import zlib
 
-import keras
-import numpy as np
 import tensorflow as tf
-from loops.distributed.workers import Workers
 
 import data
 import nets
 from commands import build
-from commands.config import Config, ConfigError, TrainOptions, differences, digest
+from commands.config import ConfigError, TrainOptions
+from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
+from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_result, write_config
 from loops.distributed.cluster import find_cluster
 from loops.distributed.devices import make_strategy
+from loops.distributed.workers import Workers
 from loops.errors import RunError
 from loops.hooks import make_hooks
 from loops.interrupt import Interrupted
-from loops.metrics import METRICS, figures
+from loops.metrics import METRICS, figures, metric_labels
 from loops.optimizer import find_optimizer, make_optimizer
 from loops.records.checkpoint_files import saved_steps
 from loops.records.checkpoints import Checkpoints
 from loops.records.metrics_log import MetricsLog
-from loops.records.run import CONFIG, RESULT, check_is_free, locked, write_json
+from loops.records.run import RESULT, write_json
 from loops.records.tensorboard import TensorBoard
 from loops.records.terminal import Terminal
 from loops.schedule import LearningRate, Plan
@@ -50,7 +47,7 @@ def train(options: TrainOptions) -> Run | None:
     Raises:
         ConfigError, data.DataError, nets.NetError, pretrained.PretrainedError, RunError: it cannot
             start or continue.
-        Interrupted: a signal came; the state is saved.
+        Interrupted: a signal stopped the run; its state is saved.
     """
     if options.describe:
         Terminal().line(_describe(options))
@@ -58,7 +55,11 @@ def train(options: TrainOptions) -> Run | None:
     cluster = find_cluster(options.cluster, os.environ)
     num_workers = len(cluster.addresses) if cluster else 1
     build.check(options.config, num_workers)
-    terminal = Terminal(quiet=cluster is not None and cluster.index > 0, metrics=figures())
+    terminal = Terminal(
+        quiet=cluster is not None and cluster.index > 0,
+        metrics=metric_labels(),
+        best_metric=options.best_metric,
+    )
     if cluster:
         terminal.line(f"waiting for {num_workers} workers")
     if options.deterministic:
@@ -76,17 +77,17 @@ def train(options: TrainOptions) -> Run | None:
         settings=config,
         data=build.data_info(dataset, config),
         workers=workers.count,
-        init_fingerprint=_file_fingerprint(config.init_from),
+        init_fingerprint=file_fingerprint(config.init_from),
     )
-    run_dir = _run_dir(options.run_dir, requested, wanted)
+    run_dir = run_directory(options.run_dir, requested, wanted)
     batches = build.train_pipeline(config, wanted.data, dataset.splits["train"], workers)
     if not workers.agree(_identity(wanted, run_dir)):
         raise RunError(
-            "the workers differ in their flags, data or --run_dir; start all workers with identical "
-            "flags"
+            "the workers differ in their flags, data or --run_dir; start all workers with "
+            "identical flags"
         )
     try:
-        with _opened(run_dir, wanted, workers) as saved:
+        with opened(run_dir, wanted, workers) as saved:
             result = None if saved is None else read_result(run_dir, tuple(METRICS))
             if result is not None:
                 terminal.line("This run is finished.")
@@ -127,8 +128,8 @@ def _check_num_classes(options: TrainOptions, dataset: data.Dataset) -> None:
     classes = len(dataset.class_names)
     if options.num_classes not in (None, classes):
         raise ConfigError(
-            f"--num_classes={options.num_classes}: {dataset.name} has {classes} classes; the flag "
-            "is for --describe, leave it out"
+            f"--num_classes={options.num_classes}: {dataset.name} has {classes} classes; "
+            "--num_classes is for --describe only"
         )
 
 
@@ -141,83 +142,11 @@ def report_skipped(files: tuple[pathlib.Path, ...], terminal: Terminal) -> None:
         terminal.line(f"skipped {images}: {named}{more}")
 
 
-def _file_fingerprint(path: str | None) -> str | None:
-    """A checksum of a file's contents; None if there is no such file."""
-    if path in (None, "keras") or not os.path.isfile(path):
-        return None
-    value = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            value = zlib.crc32(chunk, value)
-    return f"{value:08x}"
-
-
-def _run_dir(run_dir: str | None, requested: Config, wanted: SavedConfig) -> pathlib.Path:
-    """The directory that was asked for, or one named after the configuration."""
-    if run_dir is not None:
-        return pathlib.Path(run_dir).expanduser()
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in wanted.data.name)[:40]
-    return pathlib.Path("runs") / (
-        f"{requested.net}-{name}-{digest(requested, wanted.data.fingerprints)}"
-    )
-
-
 def _identity(wanted: SavedConfig, run_dir: pathlib.Path) -> str:
     """What all workers must have in common, as text."""
     settings = dataclasses.replace(wanted.settings, data_dir=None)
     content = dataclasses.asdict(dataclasses.replace(wanted, settings=settings))
     return json.dumps([content, str(run_dir.resolve())], sort_keys=True)
-
-
-@contextlib.contextmanager
-def _opened(run_dir: pathlib.Path, wanted: SavedConfig, workers: Workers):
-    """Locks the run directory, and gives the configuration of the run in it; None if it is new."""
-    with contextlib.ExitStack() as stack:
-        if workers.is_chief:
-            _check_run(run_dir, wanted)  # Before the directory is made.
-            stack.enter_context(locked(run_dir))
-        workers.total([0])
-        saved = _check_run(run_dir, wanted)
-        workers.total([0])
-        yield saved
-
-
-def _check_run(run_dir: pathlib.Path, wanted: SavedConfig) -> SavedConfig | None:
-    """The configuration of the run in a directory, if a command can resume it; None if it is new.
-
-    Raises:
-        RunError: the directory is not free, or the run in it has another configuration.
-    """
-    if not (run_dir / CONFIG).exists():
-        check_is_free(run_dir)
-        return None
-    saved = Run.open(run_dir).saved
-    found = differences(saved.settings, wanted.settings)
-    for field in dataclasses.fields(wanted.data):
-        before, now = getattr(saved.data, field.name), getattr(wanted.data, field.name)
-        # A folder may have been renamed; its contents are compared.
-        if field.name != "name" and before != now:
-            found.append(f"the data's {field.name} is {now} here and {before} in the run")
-    if wanted.workers != saved.workers:
-        found.append(f"there are {wanted.workers} workers here and {saved.workers} in the run")
-    init = (saved.init_fingerprint, wanted.init_fingerprint)
-    if None not in init and init[0] != init[1]:
-        found.append("the file of --init_from has other contents than it had for the run")
-    if found:
-        raise RunError(
-            f"{run_dir} holds a run with another configuration: {'; '.join(found)}. "
-            "Use its values, or another --run_dir"
-        )
-    return saved
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
 
 
 class _Job:
@@ -229,7 +158,7 @@ class _Job:
         run_dir: its directory, locked.
         dataset: loaded.
         workers: the processes that train together.
-        terminal: prints.
+        terminal: for messages.
     """
 
     def __init__(
@@ -256,10 +185,11 @@ class _Job:
         checkpoints = Checkpoints(
             state, self.run_dir, config.keep_checkpoints, workers=workers, say=terminal.line
         )
+        code = Code(from_step=0, net=summary.fingerprint, versions=versions())
         if not self.is_new:
-            self._check_code(summary, allow_changes)
+            self._check_code(code, allow_changes)
         checkpoints.restore_last()
-        self._record_code(summary, state.step)
+        self._record_code(dataclasses.replace(code, from_step=state.step))
         self._print_start(summary, state, plan)
         log = MetricsLog(self.run_dir, writes=workers.is_chief, say=terminal.line)
         terminal.log = log
@@ -340,25 +270,15 @@ class _Job:
         texts = {"configuration": f"| setting | value |\n|---|---|{rows}"}
         return TensorBoard(self.run_dir, writes=self.workers.is_chief, texts=texts)
 
-    def _check_code(self, summary: NetSummary, allowed: bool) -> None:
+    def _check_code(self, code: Code, allowed: bool) -> None:
         """Compares the net's operations and the versions with those of the run.
 
         Raises:
             RunError: they differ, and no flag allows it.
         """
-        if not self.saved.code:
-            return
-        before, now = self.saved.code[-1], _versions()
-        changes = [
-            f"{name} is {now.get(name)} and was {before.versions.get(name)}"
-            for name in sorted(now.keys() | before.versions.keys())
-            if now.get(name) != before.versions.get(name)
-        ]
-        if summary.fingerprint != before.net:
-            changes.append(
-                f"the operations of {self.config.net} have changed "
-                f"(fingerprint {summary.fingerprint}, was {before.net})"
-            )
+        changes = (
+            code_changes(self.config.net, self.saved.code[-1], code) if self.saved.code else []
+        )
         if changes and not allowed:
             raise RunError(
                 f"since {self.run_dir} was trained, {'; '.join(changes)}. Undo the change, start "
@@ -367,9 +287,8 @@ class _Job:
         if changes:
             self.terminal.line(f"continuing although {'; '.join(changes)}")
 
-    def _record_code(self, summary: NetSummary, step: int) -> None:
+    def _record_code(self, code: Code) -> None:
         """Writes the configuration of a new run, or a change of its code."""
-        code = Code(from_step=step, net=summary.fingerprint, versions=_versions())
         last = self.saved.code[-1] if self.saved.code else None
         if last is None or (last.net, last.versions) != (code.net, code.versions):
             self.saved = dataclasses.replace(self.saved, code=(*self.saved.code, code))

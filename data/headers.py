@@ -12,9 +12,8 @@ from PIL import Image
 from data.decode import JPEG, JPEG_RATIOS, PNG
 from data.source import UndecodableError
 
-# Pillow knows more formats, of which some start another program. MPO is a JPEG file with several
-# images, as some cameras write it.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP")
+# Pillow knows more formats, of which some start another program.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 # Larger images are not decoded in the input pipeline, to bound its memory.
 MAX_PIXELS = 2**24
 _ORIENTATION = 0x0112
@@ -71,6 +70,7 @@ def _decoder(image: Image.Image, image_size: int) -> int | None:
     if image.format == "PNG":
         simple = not image.has_transparency_data and width * height <= MAX_PIXELS
         return PNG if simple else None
+    # MPO is a JPEG file with several images, as some cameras write it.
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
         return None
     # To twice the wanted size at least, as Pillow does it.

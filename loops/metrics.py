@@ -87,12 +87,14 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def metric_labels() -> dict[str, tuple[str, str]]:
+    """Label and format of every metric, by name."""
+    return {name: (metric.label, metric.format) for name, metric in METRICS.items()}
+
+
 def figures() -> dict[str, tuple[str, str]]:
     """Label and format of every figure of a split, the loss first, by name."""
-    return {
-        "loss": ("loss", ".4f"),
-        **{name: (metric.label, metric.format) for name, metric in METRICS.items()},
-    }
+    return {"loss": ("loss", ".4f"), **metric_labels()}
 
 
 def higher_is_better(name: str) -> bool:

@@ -14,7 +14,7 @@ MAX_RESTORES = 3
 def update_error(
     state: TrainState, learning_rate: Callable[[int], float], *, skips: bool
 ) -> NonFiniteError:
-    """About an update that was not made; where updates are skipped, the last of them.
+    """The error for an update that was not made; where updates are skipped, for the last of them.
 
     Args:
         state: with `guard["stuck"]` set.
@@ -32,7 +32,7 @@ def update_error(
 
 
 def weight_error(state: TrainState, learning_rate: Callable[[int], float]) -> NonFiniteError:
-    """About a state in which a weight is not finite."""
+    """The error for a state in which a weight is not finite."""
     rate = learning_rate(state.step - 1)
     return NonFiniteError(f"a weight is not finite at step {state.step} (learning rate {rate:.4g})")
 

@@ -210,8 +210,7 @@ class TrainStep:
         if settings.seed is not None:
             # Not the stream of the data's draws, whose second number is 0.
             run_seed = tf.constant([settings.seed, 1], tf.int64)
-            # XLA would otherwise choose another generator, and draw other numbers.
-            draws["seed"] = tf.random.experimental.stateless_fold_in(run_seed, step, alg="philox")
+            draws["seed"] = tf.random.experimental.stateless_fold_in(run_seed, step)
             draws["rows"] = (first_row, settings.global_batch_size)
         with tf.GradientTape() as tape:
             outputs = self.state.net(images, training=True, **draws)

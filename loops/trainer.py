@@ -285,7 +285,7 @@ class Trainer:
         """Evaluates if it is due, saves, and keeps the best.
 
         The last state is saved before the best one. It then includes that it is the best, so that a
-        best one that is missing can be made up for.
+        missing best checkpoint can be written later.
         """
         before = None
         if self._evaluation_is_due(step):

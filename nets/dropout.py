@@ -39,11 +39,11 @@ def dropout_seed(seed, rows=(0, None)):
     """Seeds the dropout layers that are called inside.
 
     Args:
-        seed: integers [2]; None for no random numbers, with which dropout cannot train.
+        seed: integers [2], without which dropout cannot train. None keeps that of an outer call.
         rows: index of the first example in the global batch, and the size of that batch, or None if
             the batch is the global batch.
     """
-    token = _stream.set(None if seed is None else _Stream(seed, rows))
+    token = _stream.set(_stream.get() if seed is None else _Stream(seed, rows))
     try:
         yield
     finally:

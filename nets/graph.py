@@ -183,6 +183,11 @@ def _convolution(node, inputs, output) -> int:
     return math.prod(output) * math.prod(per_output)
 
 
+def _transposed_convolution(node, inputs, output) -> int:
+    *per_input, _ = inputs[1]  # Height, width, output channels; input channels.
+    return math.prod(inputs[2]) * math.prod(per_input)
+
+
 def _depthwise(node, inputs, output) -> int:
     height, width, *_ = inputs[1]
     return math.prod(output) * height * width
@@ -208,6 +213,7 @@ def _einsum(node, inputs, output) -> int:
 
 _MULTIPLY_ADDS = {
     "Conv2D": _convolution,
+    "Conv2DBackpropInput": _transposed_convolution,
     "Conv3D": _convolution,
     "DepthwiseConv2dNative": _depthwise,
     "MatMul": _matmul,

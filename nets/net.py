@@ -85,6 +85,8 @@ class Net(Composite):
             return super().__call__(images, training=training)
 
     def call(self, images, *, training):
+        if not self.stage_names:
+            raise ValueError(f"{type(self).__name__} must set stage_names or override call")
         outputs = dict(self.run_stages(images, training=training))
         logits = outputs[self.stage_names[-1]]
         others = [outputs[name] for _, name in self.auxiliary]

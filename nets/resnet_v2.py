@@ -77,8 +77,8 @@ class ResNetV2(Net):
     """Stem, four stages of pre-activation blocks, activation, global average pooling, dense layer.
 
     The large stem, for images of 224x224, is a 7x7 convolution and a 3x3 pooling, both with stride
-    2. The small one, for 32x32, is a 3x3 convolution with stride 1. Both stems are linear, since the
-    first block starts with an activation.
+    2. The small one, for 32x32, is a 3x3 convolution with stride 1. Both are linear, as the first
+    block starts with an activation.
 
     Args:
         num_classes: number of logits.

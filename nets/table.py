@@ -68,21 +68,24 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
     if not net.built:
         raise ValueError("trace needs a net with variables; call the net on images first")
     variables = net.variables
-    ends, outputs, updates = [], [], []
+    parts, outputs, updates = [], [], []
 
     def training_pass(images, values):
         # The values stand for the variables: no variable is assigned, and there is no difference
         # between a plain variable and one of a strategy.
         state = list(zip(variables, values, strict=True))
+        traced = 0
         with tf.keras.StatelessScope(state_mapping=state) as scope:
-            for name, tensors in _stages(net, images):
+            for name, tensors, returned in _stages(net, images):
                 operations = tf.compat.v1.get_default_graph().get_operations()
-                ends.append((name, tensors[0].shape, len(operations)))
-                outputs.extend(tensor.name for tensor in tensors)
+                new = [operation.name for operation in operations[traced:]]
+                traced = len(operations)
+                parts.append((name, tuple(tensors[0].shape[1:]), new))
+                outputs.extend(tensor.name for tensor in tensors if returned)
             for variable, value in state:
-                new = scope.get_current_value(variable)
-                if new is not value:
-                    updates.append((value.name, new.name))
+                updated = scope.get_current_value(variable)
+                if updated is not value:
+                    updates.append((value.name, updated.name))
 
     # Inside a graph of its own, no strategy is in scope.
     with tf.Graph().as_default():
@@ -91,48 +94,50 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
             [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
         )
     graph = Graph(concrete)
-    operations = [operation.name for operation in concrete.graph.get_operations()]
-    rows, start, counted = [], 0, set()
-    for name, shape, end in ends:
-        part = getattr(net, name) if len(ends) > 1 else net
-        own = [v for v in part.variables if id(v) not in counted]  # Stages may share layers.
-        counted |= {id(v) for v in own}
-        row = StageRow(
-            name=name,
-            output_shape=tuple(shape[1:]),
-            trainable=sum(math.prod(v.shape) for v in own if v.trainable),
-            not_trainable=sum(math.prod(v.shape) for v in own if not v.trainable),
-            flops=graph.multiply_adds(operations[start:end]),
-            auxiliary=name in net.auxiliary_heads,
-        )
-        rows.append(row)
-        start = end
-    return NetSummary(_in_order(rows, net.auxiliary), graph.fingerprint(outputs, updates))
+    return NetSummary(_rows(net, parts, graph), graph.fingerprint(outputs, updates))
 
 
-def _stages(net: Net, images) -> Iterator[tuple[str, list[tf.Tensor]]]:
-    """Yields name and outputs of each stage and auxiliary head as the net calls them in training.
+def _stages(net: Net, images) -> Iterator[tuple[str, list[tf.Tensor], bool]]:
+    """Yields name, outputs, and whether the net returns them, of each stage and auxiliary head.
 
-    A net that is not a sequence of stages is one stage, "net".
+    They run in training, in the order of `Net.call`. A net that overrides it is one stage, "net".
     """
     seed = (0, 0)
     if type(net).call is not Net.call or not net.stage_names:
-        yield "net", tf.nest.flatten(net(images, training=True, seed=seed))
+        yield "net", tf.nest.flatten(net(images, training=True, seed=seed)), True
         return
     with dropout_seed(seed):
         # Keras casts the inputs of a net when it is called.
-        for name, output in net.run_stages(tf.cast(images, net.compute_dtype), training=True):
-            yield name, [output]
+        stages = net.run_stages(tf.cast(images, net.compute_dtype), training=True)
+        for i, (name, output) in enumerate(stages, start=1):
+            yield name, [output], i >= len(net.stage_names)
 
 
-def _in_order(rows: list[StageRow], auxiliary) -> list[StageRow]:
-    """Moves each auxiliary head behind the stage whose output it takes."""
+def _rows(net: Net, parts: list[tuple[str, tuple, list[str]]], graph: Graph) -> list[StageRow]:
+    """Returns the rows of the parts, each auxiliary head after the stage whose output it takes.
+
+    A part is the name, the output shape and the operations of a stage or an auxiliary head.
+    """
+    counted, rows = set(), []
+    for name, shape, operations in parts:
+        layer = getattr(net, name) if len(parts) > 1 else net
+        own = [v for v in layer.variables if id(v) not in counted]  # Stages may share layers.
+        counted |= {id(v) for v in own}
+        row = StageRow(
+            name=name,
+            output_shape=shape,
+            trainable=sum(math.prod(v.shape) for v in own if v.trainable),
+            not_trainable=sum(math.prod(v.shape) for v in own if not v.trainable),
+            flops=graph.multiply_adds(operations),
+            auxiliary=name in net.auxiliary_heads,
+        )
+        rows.append(row)
     heads = {row.name: row for row in rows if row.auxiliary}
     ordered = []
     for row in rows:
         if not row.auxiliary:
             ordered.append(row)
-            ordered += [heads[name] for stage, name in auxiliary if stage == row.name]
+            ordered += [heads[name] for stage, name in net.auxiliary if stage == row.name]
     return ordered
 
 

@@ -1,4 +1,4 @@
-"""Follows EXTEND.md to the letter in a copy of the project."""
+"""Follows EXTEND.md word for word in a copy of the project."""
 
 import json
 import pathlib

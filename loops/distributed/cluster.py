@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 import signal
 from collections.abc import Iterator, Mapping
@@ -149,7 +148,6 @@ def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
     Raises:
         RunError: a worker is missing, stops, or cannot be connected.
     """
-    os.environ.pop("TF_CONFIG", None)  # TensorFlow would read it too, and stop at a job "chief".
     jobs = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         jobs, task_type="worker", task_id=cluster.index, rpc_layer="grpc"

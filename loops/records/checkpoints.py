@@ -28,19 +28,13 @@ class Checkpoints:
         state: a TrainState with all its variables.
         run_dir: directory of the run.
         keep: how many of the last checkpoints to keep, at least 2.
-        workers: the processes that train together; None for a single one. All take part in saving,
-            since variables are read by all together, but only the chief's files are kept.
+        workers: the `Workers` of the run; None for a single one. All take part in saving, since
+            variables are read by all together, but only the chief's files are kept.
         say: prints a message about a damaged checkpoint.
     """
 
     def __init__(
-        self,
-        state,
-        run_dir: pathlib.Path,
-        keep: int,
-        *,
-        workers: Workers | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        self, state, run_dir: pathlib.Path, keep: int, *, workers=None, say: Callable = print
     ):
         self.run_dir = run_dir
         self._state = state

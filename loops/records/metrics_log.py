@@ -26,13 +26,7 @@ class MetricsLog(Hook):
         say: prints a message about a damaged file.
     """
 
-    def __init__(
-        self,
-        run_dir: pathlib.Path,
-        *,
-        writes: bool = True,
-        say: Callable[[str], None] = lambda text: None,
-    ):
+    def __init__(self, run_dir: pathlib.Path, *, writes: bool = True, say: Callable = print):
         self._path = run_dir / METRICS
         self._writes = writes
         self._say = say

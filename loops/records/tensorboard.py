@@ -80,8 +80,7 @@ class EventWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{self._stamp()}.{socket.gethostname()}.{os.getpid()}"
         self._file = tf.io.TFRecordWriter(f"{literal_path(self._directory)}/{name}")
-        steps = [event.step for event in self._pending]
-        first = min(steps if self._restart is None else [self._restart, *steps])
+        first = self._pending[0].step if self._restart is None else self._restart
         start = Event(step=first, session_log=SessionLog(status=SessionLog.START))
         for event in (Event(file_version="brain.Event:2"), start):
             event.wall_time = time.time()
@@ -111,23 +110,16 @@ class TensorBoard(Hook):
         texts: texts in Markdown by title, shown at step 0.
     """
 
-    def __init__(
-        self,
-        run_dir: pathlib.Path,
-        *,
-        writes: bool = True,
-        texts: Mapping[str, str] | None = None,
-    ):
+    def __init__(self, run_dir: pathlib.Path, *, writes: bool = True, texts: Mapping | None = None):
         self._writers = {split: EventWriter(run_dir / split) for split in SPLITS if writes}
         self._texts = texts or {}
 
     def on_start(self, trainer) -> None:
+        is_new = trainer.step == 0
         first = {"train": trainer.step + 1, "val": trainer.evaluated_step + 1, "test": 0}
-        if not trainer.step:
-            first["train"] = 0
         for split, writer in self._writers.items():
-            writer.restart(first[split])
-        if not trainer.step and self._writers:
+            writer.restart(0 if is_new else first[split])
+        if is_new and self._writers:
             for title, text in self._texts.items():
                 self._writers["train"].add_text(title, text)
         self.on_save(trainer)

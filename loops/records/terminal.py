@@ -13,7 +13,6 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from loops.hook import Hook
-from loops.records.metrics_log import MetricsLog
 
 _SECONDS_BETWEEN_STATUS_LINES = 30
 _BAR_WIDTH = 20
@@ -31,7 +30,7 @@ class Terminal(Hook):
         metrics: label and format of each metric to print, by its name in a row, such as
             `{"top_1_accuracy": ("top-1", ".2%")}`. The loss is always printed.
         best_metric: name of the metric whose best value on validation is printed.
-        log: rows of the run; without it, only rows of this process are known.
+        log: a MetricsLog; without it, only the rows of this process are known.
 
     Attributes:
         metrics, best_metric, log: as above; they may be set later.
@@ -44,7 +43,7 @@ class Terminal(Hook):
         quiet: bool = False,
         metrics: dict[str, tuple[str, str]] | None = None,
         best_metric: str | None = None,
-        log: MetricsLog | None = None,
+        log=None,
     ):
         self.metrics = metrics or {}
         self.best_metric = best_metric

@@ -1,99 +1,70 @@
-"""The commands as a user gives them, on real digits."""
+"""What train.py and eval.py print and leave, on real digits and on folders of images."""
 
-import json
 import os
-import pathlib
 import pty
 import re
+import select
+import shlex
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 from PIL import Image
 
-import cli
-import configuration
-import evaluation
-import experiment
-from tests.conftest import ROOT
-
-QUICK = ("--dataset=digits", "--epochs=2", "--batch_size=64", "--device=cpu")
+import data
+from tests.commands import helpers
+from tests.commands.helpers import TINY, Command, call, read, refused, rows
 
 
-def start(program, *args, **kwargs):
-    """Starts a command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / program), *args],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **kwargs},
-    )
-
-
-def run(program, *args, code=0, **kwargs):
-    """Runs a command, and returns what it printed."""
-    process = start(program, *args, **kwargs)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
-    if code == 0:
-        assert err == ""
-    return out if code == 0 else err
-
-
-def call(program, *args):
-    """Runs a command in this process, which has TensorFlow already."""
-    define = {"train.py": cli.define_train_flags, "eval.py": cli.define_eval_flags}[program]
-    main = {"train.py": experiment.train, "eval.py": evaluation.evaluate}[program]
-    with experiment.plain_errors():
-        main(cli.parse([program, *args], define, flags.FlagValues()))
-
-
-def refused(capsys, program, *args):
-    """The one line that a command is refused with."""
-    with pytest.raises(SystemExit) as caught:
-        call(program, *args)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
-def read(path):
-    return json.loads(pathlib.Path(path).read_text())
-
-
-def rows(run_dir):
-    return [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_net():
+    with helpers.tiny_net():
+        yield
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run on two replicas, and what it printed."""
+    """A run on two replicas as a user makes it, and what it printed."""
     home = tmp_path_factory.mktemp("finished")
-    out = run("train.py", *QUICK, "--num_gpus=2", "--log_steps=10", cwd=home)
+    args = ("--dataset=digits", "--epochs=2", "--batch_size=64", "--device=cpu", "--num_gpus=2")
+    code, out, err = helpers.real("train.py", *args, "--log_steps=10", cwd=home)
+    assert (code, err) == (0, "")
     (run_dir,) = (home / "runs").iterdir()
-    return run_dir, out
+    return run_dir, out, (*args, "--log_steps=10")
 
 
-def test_what_a_run_says(finished):
-    run_dir, out = finished
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The directory of a finished run of the small net."""
+    run_dir = tmp_path_factory.mktemp("tiny") / "run"
+    call("train.py", *TINY, "--epochs=2", f"--run_dir={run_dir}")
+    return run_dir
+
+
+def test_what_a_run_prints(finished):
+    run_dir, out, _ = finished
     lines = out.splitlines()
-    assert lines[0] == "--device=cpu: 2 replicas run on logical CPU devices, as a rehearsal"
+    assert lines[0] == "--device=cpu: 2 replicas run on logical CPU devices"
     assert lines[1].split() == ["stage", "output", "parameters", "FLOPs"]
     assert "parameters: 119,354 trainable, 1,184 not" in lines
     assert "data   digits, 8x8x1, 10 classes: 1,295 train, 359 test, 143 val" in lines
-    assert f"run    runs/{run_dir.name}, new, 41 steps on 2 replica(s)" in lines
+    assert f"run    runs/{run_dir.name}, new, 41 steps on 2 replicas" in lines
     assert any(line.startswith("epoch 1/2  step 21  train loss ") for line in lines)
-    assert re.match(r"test   top-1 \d+\.\d\d%  top-5 \d+\.\d\d%  loss \d", lines[-4])
+    assert re.fullmatch(
+        r"test   loss \d\.\d{4}  top-1 \d+\.\d\d%  top-5 \d+\.\d\d%  ECE 0\.\d{4}  "
+        r"\(359 examples, step \d+, best on val\)",
+        lines[-4],
+    )
+    assert lines[-3] == f"run    runs/{run_dir.name}"
     assert lines[-2] == "watch  tensorboard --logdir=runs"
     assert lines[-1] == f"score  python eval.py --run_dir=runs/{run_dir.name}"
 
 
 def test_what_a_run_leaves(finished):
-    run_dir, _ = finished
+    run_dir, _, _ = finished
     names = {p.name for p in run_dir.iterdir()}
     assert names == {
         *("config.json", "lock", "metrics.jsonl", "result.json"),
@@ -101,7 +72,7 @@ def test_what_a_run_leaves(finished):
     }
     assert re.fullmatch(r"inception10-digits-[0-9a-f]{6}", run_dir.name)
     config = read(run_dir / "config.json")
-    assert config["flags"]["learning_rate"] == 0.2
+    assert config["settings"]["learning_rate"] == 0.2
     assert config["data"]["class_names"] == [str(i) for i in range(10)]
     result = read(run_dir / "result.json")
     assert result["examples"] == 359
@@ -114,188 +85,234 @@ def test_what_a_run_leaves(finished):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_eval_gives_what_the_training_reported(finished, tmp_path, capsys, replicas):
-    run_dir, _ = finished
+    run_dir, _, _ = finished
     report = tmp_path / "scores.json"
     args = (f"--run_dir={run_dir}", f"--json={report}", f"--num_gpus={replicas}", "--device=cpu")
     if replicas == 1:
         call("eval.py", *args)
         out = capsys.readouterr().out
     else:
-        out = run("eval.py", *args)
+        code, out, err = helpers.real("eval.py", *args)
+        assert (code, err) == (0, "")
     found, expected = read(report), read(run_dir / "result.json")
     assert found["top_1_accuracy"] == expected["top_1_accuracy"]
     assert found["per_class"] == expected["per_class"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     assert found["step"] == expected["step"]
     assert set(found) == set(expected) - {"selected_on"}
-    assert f"test  top-1 {expected['top_1_accuracy']:.2%}" in out
+    line = out.splitlines()[-1]
+    assert line.startswith(f"test  loss {expected['loss']:.4f}  top-1 ")
+    assert f"top-1 {expected['top_1_accuracy']:.2%}  top-5" in line
+    assert line.endswith("(359 examples)")
 
 
-def test_eval_of_splits_and_checkpoints(finished, tmp_path, capsys):
-    run_dir, _ = finished
+def test_eval_of_splits_and_checkpoints(tiny, tmp_path, capsys):
     examples = {"train": 1295, "val": 143, "test": 359}
     for split, size in examples.items():
-        call("eval.py", f"--run_dir={run_dir}", f"--split={split}", f"--json={tmp_path / split}")
+        call("eval.py", f"--run_dir={tiny}", f"--split={split}", f"--json={tmp_path / split}")
         assert read(tmp_path / split)["examples"] == size
-    val = [row for row in rows(run_dir) if row["split"] == "val"]
-    best = max(val, key=lambda row: (row["top_1_accuracy"], -row["loss"]))
+    best = max(rows(tiny, "val"), key=lambda row: (row["top_1_accuracy"], -row["loss"]))
     assert read(tmp_path / "val")["top_1_accuracy"] == best["top_1_accuracy"]
     report = tmp_path / "named"
-    call("eval.py", f"--run_dir={run_dir}", "--checkpoint=checkpoints/step-21", f"--json={report}")
-    assert read(report)["step"] == 21
-    call("eval.py", f"--run_dir={run_dir}", "--checkpoint=last", f"--json={report}")
-    assert read(report)["step"] == 41
+    call("eval.py", f"--run_dir={tiny}", "--checkpoint=checkpoints/step-6", f"--json={report}")
+    assert read(report)["step"] == 6
+    call("eval.py", f"--run_dir={tiny}", "--checkpoint=last", f"--json={report}")
+    assert read(report)["step"] == 11
 
 
-def test_the_same_command_says_that_it_is_finished(finished):
-    run_dir, first = finished
-    out = run("train.py", *QUICK, "--num_gpus=2", "--log_steps=10", cwd=run_dir.parent.parent)
-    assert out.startswith("--device=cpu")
-    assert "This run is finished.\n" + "\n".join(first.splitlines()[-4:]) in out
-    assert "To start over, remove runs/" in out
-
-
-def test_a_changed_command_starts_another_run(finished, capsys, monkeypatch):
-    run_dir, _ = finished
-    before = set(run_dir.parent.iterdir())
+def test_the_same_command_prints_the_result_again(finished, capsys, monkeypatch):
+    """Also on another number of replicas, which may change."""
+    run_dir, first, args = finished
     monkeypatch.chdir(run_dir.parent.parent)
-    call("train.py", *QUICK, "--epochs=0.1")
-    assert len(set(run_dir.parent.iterdir()) - before) == 1
+    before = helpers.contents(run_dir)
+    call("train.py", *args, f"--run_dir=runs/{run_dir.name}", "--num_gpus=1")
+    *finished_lines, last = capsys.readouterr().out.splitlines()
+    assert finished_lines == ["This run is finished.", *first.splitlines()[-4:]]
+    assert last.startswith(f"To start over, remove runs/{run_dir.name} or give another --run_dir")
+    assert {**helpers.contents(run_dir), "lock": b""} == {**before, "lock": b""}
 
 
-def test_a_command_that_does_not_fit_the_run_is_refused(finished, capsys):
-    run_dir, _ = finished
-    config = (run_dir / "config.json").read_text()
+def test_a_changed_command_starts_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for epochs in ("0.1", "0.2", "0.1"):
+        call("train.py", *TINY, f"--epochs={epochs}")
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(names) == 2
+    assert all(re.fullmatch(r"tiny-digits-[0-9a-f]{6}", name) for name in names)
+
+
+def test_a_command_that_does_not_fit_the_run_is_refused(tiny, capsys):
+    before = helpers.contents(tiny)
     error = refused(
-        capsys, "train.py", *QUICK, "--log_steps=10", "--seed=1", "--jit", f"--run_dir={run_dir}"
+        capsys, "train.py", *TINY, "--epochs=2", "--seed=1", "--jit", f"--run_dir={tiny}"
     )
     assert "--seed is 1 here and 0 in the run" in error
     assert "--jit is True here and False in the run" in error
-    assert (run_dir / "config.json").read_text() == config
+    assert helpers.contents(tiny) == before
 
 
-def test_eval_on_other_data_with_the_same_classes(finished, tmp_path, capsys):
-    """The test digits as files, in classes whose order is another, give the same accuracy."""
-    run_dir, _ = finished
-    test = experiment.data.load("digits").splits["test"]
-    images = test.fetch(np.arange(359))
-    for i, (image, label) in enumerate(zip(images, test.labels, strict=True)):
-        for split in ("train", "test"):
-            path = tmp_path / "digits" / split / str(label) / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[..., 0]).save(path)
-    call(
-        "eval.py", f"--run_dir={run_dir}", "--dataset=folder", f"--json={tmp_path / 'scores'}",
-        f"--data_dir={tmp_path / 'digits'}",
-    )  # fmt: skip
-    expected = read(run_dir / "result.json")["top_1_accuracy"]
-    assert read(tmp_path / "scores")["top_1_accuracy"] == expected
+def test_a_run_on_other_data_is_refused(tiny, tmp_path, capsys):
+    """As if the digits had changed since."""
+    config = read(tiny / "config.json")
+    (tmp_path / "run").mkdir()
+    config["data"]["fingerprints"]["test"] = "00000000"
+    (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
+    args = (*TINY, "--epochs=2", f"--run_dir={tmp_path / 'run'}")
+    assert "the data's fingerprints is" in refused(capsys, "train.py", *args)
+    error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}")
+    assert "the test split of digits is not the one that" in error
+
+
+def write_digits(root, split="test"):
+    """The digits of a split as files, in directories by class."""
+    source = data.load("digits").splits[split]
+    images = source.fetch(tf.range(len(source.labels), dtype=tf.int64)).numpy()
+    for i, (image, label) in enumerate(zip(images, source.labels, strict=True)):
+        path = root / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    return root
+
+
+def test_eval_on_other_data_with_the_same_classes(tiny, tmp_path, capsys):
+    """The test digits as files give the same accuracy."""
+    write_digits(tmp_path / "digits" / "test")
+    args = (f"--run_dir={tiny}", "--dataset=folder", f"--data_dir={tmp_path / 'digits'}")
+    call("eval.py", *args, f"--json={tmp_path / 'scores'}")
+    expected = read(tiny / "result.json")
+    assert read(tmp_path / "scores")["per_class"] == expected["per_class"]
     (tmp_path / "digits" / "test" / "9").rename(tmp_path / "digits" / "test" / "nine")
-    (tmp_path / "digits" / "train" / "9").rename(tmp_path / "digits" / "train" / "nine")
-    error = refused(
-        capsys, "eval.py", f"--run_dir={run_dir}", "--dataset=folder",
-        f"--data_dir={tmp_path / 'digits'}",
-    )  # fmt: skip
-    assert "lacks 9 and has besides nine" in error
+    error = refused(capsys, "eval.py", *args)
+    assert "has classes that the net does not know: nine; it knows 0, 1, 2" in error
 
 
-def test_an_interrupted_run_goes_on(finished, tmp_path):
-    """Stopped inside an epoch; the end is that of the run that was not stopped."""
-    run_dir, _ = finished
-    args = (*QUICK, "--num_gpus=2", "--log_steps=10", f"--run_dir={tmp_path / 'run'}")
-    screen, inside = pty.openpty()  # On a screen each step is told.
-    process = start("train.py", *args, stdout=inside)
-    os.close(inside)
-    seen = ""
-    while "step 2/41" not in seen:
-        seen += os.read(screen, 1000).decode()
-    process.send_signal(signal.SIGINT)
-    while True:
-        try:
+def until(process, found):
+    """Waits until something is there, as long as the process is running."""
+    while not found():
+        assert process.returncode is None, process.printed()
+        time.sleep(0.02)
+
+
+def test_an_interrupted_run_is_resumed(tmp_path, capsys):
+    """Stopped inside an epoch, on a terminal; the end is that of the run that was not stopped."""
+    args = (*TINY, "--epochs=3", "--log_steps=4", "--batch_size=32")
+    screen, inside = pty.openpty()
+    process = Command(
+        "train.py", *args, f"--run_dir={tmp_path / 'run'}", terminal=os.ttyname(inside)
+    )
+    seen, has_signal = "", False
+    while process.returncode is None or select.select([screen], [], [], 0)[0]:
+        if select.select([screen], [], [], 0.05)[0]:
             seen += os.read(screen, 1000).decode()
-        except OSError:  # The end, on Linux.
-            break
-    assert process.wait() == 130
-    assert process.stderr.read() == ""
-    step = int(re.search(r"stopped; saved at step (\d+); the same command goes on", seen)[1])
-    assert 2 <= step < 41
-    out = run("train.py", *args)
-    assert f"goes on from step {step}," in out
-    assert rows(tmp_path / "run") == rows(run_dir)
-    expected = read(run_dir / "result.json")
-    assert read(tmp_path / "run" / "result.json")["per_class"] == expected["per_class"]
+        if not has_signal and re.search(r"step \d+/122", seen):
+            process.send_signal(signal.SIGINT)
+            has_signal = True
+    assert process.wait()[::2] == (130, "")
+    step = re.search(r"stopped; saved at step ([\d,]+); rerun the command to resume", seen)[1]
+    assert 0 < int(step.replace(",", "")) < 122
+    call("train.py", *args, f"--run_dir={tmp_path / 'run'}")
+    assert f"resumes at step {step}, 122 steps on 1 replica" in capsys.readouterr().out
+    call("train.py", *args, f"--run_dir={tmp_path / 'other'}")
+    assert rows(tmp_path / "run") == rows(tmp_path / "other")
+    results = [read(tmp_path / name / "result.json") for name in ("run", "other")]
+    assert results[0].pop("checkpoint") == results[1].pop("checkpoint").replace("other", "run")
+    assert results[0] == results[1]
 
 
-def test_follow_scores_a_running_training(tmp_path):
-    args = ("--dataset=digits", "--epochs=6", "--device=cpu", f"--run_dir={tmp_path / 'run'}")
-    with start("train.py", *args) as training:
-        while not (tmp_path / "run" / "config.json").exists():
-            assert training.poll() is None
-            time.sleep(0.1)
-        out = run(
-            "eval.py", f"--run_dir={tmp_path / 'run'}", "--follow", "--split=val", "--device=cpu",
-            f"--json={tmp_path / 'scores'}",
-        )  # fmt: skip
-        training.communicate()
-    last = [row for row in rows(tmp_path / "run") if row["split"] == "val"][-1]
-    assert out.splitlines()[-1].startswith(f"epoch {last['epoch']:.4g}  step {last['step']}  val")
+def test_follow_scores_a_running_training(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    training = Command("train.py", *TINY, "--epochs=6", f"--run_dir={run_dir}")
+    until(training, (run_dir / "config.json").exists)
+    call(
+        "eval.py", f"--run_dir={run_dir}", "--follow", "--split=val", "--device=cpu",
+        f"--json={tmp_path / 'scores'}",
+    )  # fmt: skip
+    assert training.wait()[::2] == (0, "")
+    last = rows(run_dir, "val")[-1]
+    (line,) = capsys.readouterr().out.splitlines()[-1:]
+    assert line.startswith(f"epoch {last['epoch']:.4g}  step {last['step']}  val  loss ")
     assert read(tmp_path / "scores")["top_1_accuracy"] == last["top_1_accuracy"]
-    assert list((tmp_path / "run" / "follow-val").glob("events*"))
 
 
 def test_a_full_disk_is_one_line_and_the_command_can_be_repeated(tmp_path, capsys):
-    """As on a full disk, files cannot grow beyond a limit; the configuration fits, a state not."""
-    args = (*QUICK, f"--run_dir={tmp_path / 'run'}")
-    code = (
-        "import resource, runpy, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-        f"sys.argv[0] = 'train.py'; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "cannot save" in done.stderr
-    # With room again, the same command goes through.
+    """Files cannot grow beyond a limit that fits the configuration and not a checkpoint."""
+    args = (*TINY, "--epochs=1", f"--run_dir={tmp_path / 'run'}")
+    code, _, err = Command("train.py", *args, largest_file=5_000).wait()
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"cannot save {tmp_path / 'run' / 'checkpoints' / 'step-0'}: " in err
+    # With room again, the same command succeeds.
     call("train.py", *args)
-    assert "test   top-1" in capsys.readouterr().out
+    assert "\ntest   loss " in capsys.readouterr().out
 
 
-def test_fitting_own_images(tmp_path, capsys):
+def write_colours(root, count=20):
     generator = np.random.default_rng(0)
     for name, colour in (("blue", (20, 20, 220)), ("red", (220, 20, 20))):
-        for i in range(20):
-            path = tmp_path / "colours" / name / f"{i}.jpg"
+        for i in range(count):
+            path = root / name / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = generator.integers(0, 30, (20, 30, 3))
             Image.fromarray((noise + colour).astype(np.uint8)).save(path)
+    return root
+
+
+def test_training_on_own_images(tmp_path, capsys):
+    colours, run = write_colours(tmp_path / "colours"), f"--run_dir={tmp_path / 'run'}"
     call(
-        "train.py", "--dataset=folder", f"--data_dir={tmp_path / 'colours'}", "--image_size=16",
-        "--epochs=4", "--batch_size=8", f"--run_dir={tmp_path / 'run'}", "--learning_rate=0.02",
-        "--ema_decay=0.5", "--mixup=0.2", "--cutout=4", "--precision=mixed_bfloat16",
+        "train.py", "--net=tiny", "--dataset=folder", f"--data_dir={colours}", "--image_size=16",
+        "--epochs=8", "--batch_size=8", run, "--learning_rate=0.02", "--ema_decay=0.5",
+        "--augment=crop:2,flip,cutout:4,mixup:0.2", "--precision=mixed_bfloat16",
         "--optimizer=adamw", "--label_smoothing=0.1", "--clip_norm=1", "--accumulation=2",
     )  # fmt: skip
     assert read(tmp_path / "run" / "result.json")["top_1_accuracy"] == 1.0
     assert read(tmp_path / "run" / "config.json")["data"]["name"] == "colours"
-    call("eval.py", f"--run_dir={tmp_path / 'run'}", "--split=train")
+    call("eval.py", run, "--split=train")
     assert "(28 examples)" in capsys.readouterr().out
-    # Images that break later are named.
-    broken = tmp_path / "colours" / "red"
-    for path in broken.iterdir():
-        path.write_bytes(path.read_bytes()[:300])
-    error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}")
-    assert re.search(rf"{broken}/\d+\.jpg cannot be decoded", error)
+    # Images that break later, with the same size, are named.
+    for path in (colours / "red").iterdir():
+        path.write_bytes(path.read_bytes()[:300].ljust(path.stat().st_size, b"\0"))
+    error = refused(capsys, "eval.py", run)
+    assert re.search(rf"{re.escape(str(colours))}/red/\d+\.jpg cannot be decoded", error)
+
+
+def test_the_advice_about_a_bad_image_can_be_followed(tmp_path, capsys):
+    """With the original file the run is resumed; and a new run can leave the file out."""
+    colours = write_colours(tmp_path / "colours", 5)
+    args = (
+        "--net=tiny", "--dataset=folder", f"--data_dir={colours}", "--image_size=8", "--epochs=1",
+        "--batch_size=4", "--device=cpu",
+    )  # fmt: skip
+    run, new = (f"--run_dir={tmp_path / name}" for name in ("run", "new"))
+    bad = [colours / "red" / f"{i}.jpg" for i in range(5)]
+    originals = [path.read_bytes() for path in bad]
+    for path, original in zip(bad, originals, strict=True):
+        path.write_bytes(original[:300].ljust(len(original), b"\0"))
+    error = refused(capsys, "train.py", *args, run)
+    assert "cannot be decoded" in error
+    assert "restore the original file to resume a run, or start a new run" in error
+    # Neither the flag nor a file of another size fits the run, as the message implies.
+    bad[0].write_bytes(originals[0])
+    assert "--bad_images is skip here" in refused(
+        capsys, "train.py", *args, run, "--bad_images=skip"
+    )
+    for path, original in zip(bad, originals, strict=True):
+        path.write_bytes(original)
+    call("train.py", *args, run)
+    assert "\ntest   loss " in capsys.readouterr().out
+    bad[0].write_bytes(originals[0][:300])
+    call("train.py", *args, new, "--bad_images=skip")
+    assert f"skipped 1 bad image: {bad[0]}\n" in capsys.readouterr().out
 
 
 def test_no_validation_split(tmp_path, capsys):
-    args = (*QUICK, "--val_fraction=0", "--epochs=0.5", f"--run_dir={tmp_path / 'run'}")
+    args = (*TINY, "--val_fraction=0", "--epochs=0.5", f"--run_dir={tmp_path / 'run'}")
     call("train.py", *args)
     assert read(tmp_path / "run" / "result.json")["selected_on"] is None
+    assert re.search(r"step 3, last\)\n", capsys.readouterr().out)
     call("eval.py", f"--run_dir={tmp_path / 'run'}")
     error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}", "--split=val")
-    assert "holds out no validation split" in error
+    assert "--split=val: the run has test, train" in error
     error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}", "--checkpoint=best")
     assert "--checkpoint=last scores the last state" in error
 
@@ -303,27 +320,32 @@ def test_no_validation_split(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--net=resnet19"], "unknown net 'resnet19'; known nets: inception10, inception10_v2"),
-        (["--dataset=cifar11"], "unknown dataset 'cifar11'; known datasets: cifar10, cifar100"),
-        (["--batch_size=9", "--num_gpus=2"], "--batch_size=9 does not divide by --num_gpus=2"),
+        (["--net=resnet19"], "--net=resnet19 is unknown; known: inception10, inception10_v2"),
+        (["--dataset=cifar11"], "--dataset=cifar11 is unknown; known: cifar10, cifar100"),
+        (["--batch_size=9", "--num_gpus=2"], "--batch_size=9 is not divisible by --num_gpus=2"),
         (["--batch_size=8", "--accumulation=3"], "use a multiple of 3"),
         (["--device=gpu"], "TensorFlow sees 0 GPUs"),
         (["--data_dir=/no/such/place"], "--data_dir=/no/such/place is not a directory"),
-        (["--crop_padding=8"], "crop_padding=8 must be smaller than the images"),
-        (["--mixup=0.2", "--batch_size=7"], "batch_size=7 is odd"),
+        (["--augment=crop:8"], "crop:8"),
+        (["--augment=mixup:0.2", "--batch_size=7"], "batch_size=7 is odd"),
         (["--warmup_epochs=2"], "--warmup_epochs=2 must be less than --epochs=2"),
         (["--num_classes=3"], "--num_classes=3: digits has 10 classes"),
-        (["--net=inception_v3", "--stem=large"], "takes them from 75x75; --stem=small takes them"),
-        (["--net=inception_v3", "--image_size=6"], "with its small stem takes them from 7x7"),
-        (["--init_from=keras"], "no Keras weights for inception10; there are for inception_v3"),
+        (
+            ["--net=inception_v3", "--stem=large"],
+            "must be at least 75x75; with --stem=small",
+        ),
+        (["--net=inception_v3", "--image_size=6"], "with its small stem they must be at least 7x7"),
+        (["--init_from=keras", "--image_size=32"], "no Keras weights for inception10; available"),
         (["--net=resnet50", "--init_from=keras"], "images of 8x8 are too small for resnet50"),
-        (["--net=resnet50", "--init_from=keras", "--image_size=32"], "3 channels; these have 1"),
-        (["--net=resnet50", "--init_from=keras", "--stem=small"], "these have 1"),
+        (["--net=resnet50", "--init_from=keras", "--image_size=32"], "3 channels; those of digits"),
+        (["--net=resnet50", "--init_from=keras", "--stem=small"], "have 1"),
+        (["--jit", "--deterministic"], "drop --jit or --deterministic"),
+        (["--hooks=x"], "unknown hook 'x'"),
     ],
 )
 def test_bad_training_is_one_line_and_leaves_nothing(args, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "train.py", *QUICK[:2], *args)
+    assert message in refused(capsys, "train.py", "--dataset=digits", "--epochs=2", *args)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -341,6 +363,12 @@ def test_describe_refuses_what_training_would(capsys):
     assert "images of 32x32 are too small" in refused(capsys, "train.py", *args)
 
 
+def test_describe_has_the_stem_of_the_weights(capsys):
+    call("train.py", "--net=resnet50", "--describe", "--image_size=64", "--init_from=keras")
+    assert "stem     16 x 16 x 64" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_starting_from_keras_weights(tmp_path, capsys):
     """An update too small to count leaves Keras' weights, and a resume needs no file."""
     for name, shade in (("dark", 40), ("light", 200)):
@@ -349,17 +377,17 @@ def test_starting_from_keras_weights(tmp_path, capsys):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), (shade + i, shade, shade - i)).save(path)
     model = tf.keras.applications.ResNet50(weights=None, classes=5)
-    model.save_weights(tmp_path / "resnet50.weights.h5")
+    weights = tmp_path / "resnet50.weights.h5"
+    model.save_weights(weights)
     args = (
         "--net=resnet50", "--dataset=folder", f"--data_dir={tmp_path / 'shades'}", "--device=cpu",
-        "--image_size=32", f"--init_from={tmp_path / 'resnet50.weights.h5'}", "--epochs=1",
-        "--batch_size=4", "--learning_rate=1e-12", "--ema_decay=0.5",
-        f"--run_dir={tmp_path / 'run'}",
+        "--image_size=32", f"--init_from={weights}", "--epochs=1", "--batch_size=4",
+        "--learning_rate=1e-12", "--ema_decay=0.5", f"--run_dir={tmp_path / 'run'}",
     )  # fmt: skip
     call("train.py", *args)
     assert "resnet50.weights.h5; the head is new" in capsys.readouterr().out
     config = read(tmp_path / "run" / "config.json")
-    assert config["flags"]["stem"] == "large"
+    assert config["settings"]["stem"] == "large"
     assert config["data"]["std"] == [1 / 255] * 3
     checkpoint = tf.train.load_checkpoint(
         tf.train.latest_checkpoint(tmp_path / "run" / "checkpoints")
@@ -368,11 +396,13 @@ def test_starting_from_keras_weights(tmp_path, capsys):
     theirs = model.get_layer("conv4_block6_2_conv").kernel
     for part in ("net", "ema_net"):
         np.testing.assert_allclose(checkpoint.get_tensor(part + kernel), theirs, atol=1e-6)
-    (tmp_path / "resnet50.weights.h5").unlink()
+    weights.write_bytes(b"other weights")
+    error = refused(capsys, "train.py", *args)
+    assert "the file of --init_from has other contents than it had for the run" in error
+    weights.unlink()
     (tmp_path / "run" / "result.json").unlink()
-    capsys.readouterr()
     call("train.py", *args)
-    assert "goes on from step" in capsys.readouterr().out
+    assert "resumes at step 3," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -384,46 +414,43 @@ def test_starting_from_keras_weights(tmp_path, capsys):
         (["--run_dir={run}", "--checkpoint=step-7"], "no checkpoint at"),
         (["--run_dir={run}", "--follow", "--checkpoint=last"], "leave out --checkpoint"),
         (["--run_dir={run}", "--dataset=mnist", "--data_dir=/no/such"], "is not a directory"),
-        (["--run_dir={run}", "--json=/no/such/place/x.json"], "cannot write"),
+        (["--run_dir={run}", "--json=/no/such/place/x.json"], "no file can be written there"),
+        (["--run_dir={run}", "--json={run}/result.json"], "is a file of the run itself"),
     ],
 )
-def test_bad_evaluation_is_one_line(finished, args, message, capsys, tmp_path, monkeypatch):
+def test_bad_evaluation_is_one_line(tiny, args, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = [arg.format(run=finished[0]) for arg in args]
-    assert message in refused(capsys, "eval.py", *args)
+    before = helpers.contents(tiny)
+    assert message in refused(capsys, "eval.py", *(arg.format(run=tiny) for arg in args))
+    assert helpers.contents(tiny) == before
 
 
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["--net=inception_v3"], {"label_smoothing": 0.1, "stem": "small"}),
-        (["--net=inception_v3", "--epochs=5"], {"batch_norm_momentum": 0.9}),
-        (["--net=inception_v3", "--label_smoothing=0"], {"label_smoothing": 0}),
-        # 1,295 examples are 1,012 steps of 128 in 100 epochs, and 202,344 in 20,000.
-        (["--net=inception_v3", "--epochs=100"], {"batch_norm_momentum": 0.9506}),
-        (["--net=inception_v3", "--epochs=20000"], {"batch_norm_momentum": 0.9997}),
-        (["--net=inception_v3", "--batch_norm_momentum=0.5"], {"batch_norm_momentum": 0.5}),
-        (["--net=resnet18", "--epochs=20000"], {"label_smoothing": 0, "batch_norm_momentum": 0.9}),
-        (["--net=resnet50", "--init_from=keras"], {"stem": "large", "init_from": "keras"}),
-    ],
-)  # fmt: skip
-def test_defaults_that_depend_on_the_net(args, expected):
-    command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
-    found = configuration.resolve(command, experiment.data.load("digits", val_fraction=0.1))
-    assert {name: found[name] for name in expected} == expected
-    # What only a command needs is no part of a run.
-    assert not {"describe", "num_classes", "run_dir"} & set(found)
+def test_printed_commands_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys):
+    """Of a run directory that a shell would take for several words."""
+    monkeypatch.chdir(tmp_path)
+    name = "my runs/it's $HOME; a b"
+    call("train.py", *TINY, "--epochs=0.1", f"--run_dir={name}")
+    lines = capsys.readouterr().out.splitlines()
+    assert shlex.split(lines[-2])[1:] == ["tensorboard", "--logdir=my runs"]
+    _, python, program, *args = shlex.split(lines[-1])
+    assert (python, program, args) == ("python", "eval.py", [f"--run_dir={name}"])
+    call(program, *args)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("(359 examples)")
+    call("train.py", *TINY, "--epochs=0.1", f"--run_dir={name}")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(last)[4] == name
 
 
-def test_settings_of_a_step_are_the_flags_and_the_net():
-    args = ["--net=inception_v3", "--seed=7", "--label_smoothing=0.2", "--clip_norm=3"]
-    command = cli.parse(["train.py", *args], cli.define_train_flags, flags.FlagValues())
-    found = configuration.resolve(command, experiment.data.load("digits", val_fraction=0.1))
-    settings = experiment._step_settings(found)
-    assert (settings.seed, settings.auxiliary_weight) == (7, 0.4)
-    assert (settings.label_smoothing, settings.clip_norm) == (0.2, 3.0)
-
-
-def test_describe_has_the_stem_of_the_weights(capsys):
-    call("train.py", "--net=resnet50", "--describe", "--image_size=64", "--init_from=keras")
-    assert "stem     16 x 16 x 64" in capsys.readouterr().out
+def test_a_failure_in_the_code_is_no_line_but_a_traceback(tmp_path):
+    """Errors that no user can act on are not hidden."""
+    code = (
+        "import commands.train as module\n"
+        "def train(options): raise KeyError('a fault')\n"
+        "module.train = train\n"
+        "import runpy; runpy.run_path('train.py', run_name='__main__')"
+    )
+    done = helpers.subprocess.run(
+        [sys.executable, "-c", code], cwd=helpers.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "KeyError: 'a fault'"

@@ -95,8 +95,35 @@ def test_a_number_that_is_whole_may_stand_for_a_float():
 
 
 NOT = {  # Values that no field of a type accepts.
-    int: (True, 1.0, 1.5, "64", [], {}, [1], 10**30, -(10**400), 10**400, math.nan, math.inf),
-    float: (True, "1", [], {}, [1.0], 10**400, -(10**400), math.nan, math.inf, -math.inf, 1e300),
+    int: (
+        True,
+        1.0,
+        1.5,
+        "64",
+        "\ud800",
+        [],
+        {},
+        [1],
+        10**30,
+        -(10**400),
+        10**400,
+        math.nan,
+        math.inf,
+    ),
+    float: (
+        True,
+        "1",
+        "\udcff",
+        [],
+        {},
+        [1.0],
+        10**400,
+        -(10**400),
+        math.nan,
+        math.inf,
+        -math.inf,
+        1e300,
+    ),
     bool: (0, 1, 1.0, "true", "", [], {}),
     str: (0, True, 1.5, [], {}, ["x"], "", "a\0b", "\ud800", "\udcff"),
 }
@@ -127,9 +154,6 @@ def test_wrong_values_are_refused_with_name_value_and_what_is_accepted(cls):
     tried = 0
     for field in dataclasses.fields(cls):
         for value in wrong_values(field):
-            # A list of texts is checked by the table that it names; only its types are here.
-            if field.name == "hooks" and value in (["a\0b"], ["\ud800"], ["\udcff"]):
-                continue
             line = refusal(cls, **{field.name: value})
             assert f"--{field.name}" in line, (field.name, value)
             assert accepted(field) in line or "text in UTF-8 without NUL" in line, line

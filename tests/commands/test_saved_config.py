@@ -184,6 +184,8 @@ NAN = math.nan
         ({"workers": 0}, "workers"),
         ({"workers": True}, "workers"),
         ({"workers": None}, "workers"),
+        ({"workers": "\ud800"}, r"'\ud800' is not text in UTF-8"),
+        ({"data__examples__\udcff": 1}, r"'\udcff' is not text in UTF-8"),
         ({"init_fingerprint": 7}, "init_fingerprint"),
         ({"code": {}}, "code"),
         ({"code": [{}]}, "code"),
@@ -284,7 +286,8 @@ def test_a_damaged_result_is_one_line_that_names_the_field(tmp_path, changes, me
 
 
 LOCALES = """
-import pathlib, sys
+import pathlib, sys, types
+sys.modules["tensorflow"] = types.ModuleType("tensorflow")  # Not needed here, and slow.
 from commands.saved_config import read_config, write_config
 directory = pathlib.Path(sys.argv[1])
 config = read_config(directory)

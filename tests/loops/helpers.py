@@ -218,12 +218,16 @@ def _failing(dataset):
     return dataset.map(check, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def draws_by_hand(seed, step, total):
-    """What a `Drawing` multiplies the images of a step by."""
-    key = tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, 1], tf.int64), tf.constant(step, tf.int64)
-    )
-    return tf.random.stateless_uniform((total, 4), key, alg="philox").numpy()
+def draws_by_hand(seed, step, total, jit=False):
+    """What a `Drawing` multiplies the images of a step by; XLA has a generator of its own."""
+
+    @tf.function(jit_compile=jit)
+    def draw():
+        run_seed = tf.constant([seed, 1], tf.int64)
+        key = tf.random.experimental.stateless_fold_in(run_seed, tf.constant(step, tf.int64))
+        return tf.random.stateless_uniform((total, 4), key, alg="philox")
+
+    return draw().numpy()
 
 
 def weights(layer):

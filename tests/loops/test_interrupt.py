@@ -98,16 +98,17 @@ def test_outside_the_main_thread_nothing_changes():
     ids=lambda value: str(value) if isinstance(value, int) else "+".join(n.name for n in value),
 )
 def test_a_second_signal_ends_the_process_within_a_long_call(numbers, code):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    for number in numbers:
-        assert process.poll() is None
-        process.send_signal(number)
-        time.sleep(0.2)
-    assert process.wait(timeout=10) == code
-    process.stdout.close()
+    command = [sys.executable, "-c", SCRIPT]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            for number in numbers:
+                assert process.poll() is None
+                process.send_signal(number)
+                time.sleep(0.2)
+            assert process.wait(timeout=10) == code
+        finally:
+            process.kill()
 
 
 def test_interrupted():

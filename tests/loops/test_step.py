@@ -75,7 +75,7 @@ def test_draws_belong_to_step_and_example(strategy, accumulation, jit):
     state, (images, labels) = make_state(strategy, net=Drawing, momentum=0.0), examples()
     make = None
     for step in range(2):
-        drawn = images * draws_by_hand(5, step, len(images))
+        drawn = images * draws_by_hand(5, step, len(images), jit)
         gradients = gradients_by_hand(state.net, drawn, labels)
         expected = updated(weights(state.net), gradients)
         settings = {"seed": 5, "accumulation": accumulation, "jit": jit}

@@ -55,15 +55,21 @@ def test_two_workers():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for index in range(2):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        # TensorFlow must not read TF_CONFIG itself: there it would find a job "chief".
+        jobs = {"chief": addresses[:1], "worker": addresses[1:]}
+        task = {"type": list(jobs)[index], "index": 0}
+        config = json.dumps({"cluster": jobs, "task": task})
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                 env=os.environ | {"TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
             )
         )  # fmt: skip
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=100)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0]
     results = [json.loads(output) for output in outputs]
     assert results[0].pop("came_after_death") is False

@@ -18,6 +18,21 @@ class State:
         self.progress = {"best_step": Number(best_step)}
 
 
+class FakePlan:
+    """Three epochs of 11 steps."""
+
+    epochs, total_steps = 3, 33
+
+    def epoch(self, step):
+        return step / 11
+
+    def whole_epochs(self, step):
+        return step // 11
+
+    def epoch_start(self, step):
+        return step - 11
+
+
 class FakeTrainer:
     """What a hook reads of a trainer."""
 

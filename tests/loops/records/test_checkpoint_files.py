@@ -116,12 +116,12 @@ def test_messages_have_the_path_that_was_given(tmp_path, name):
         f"cannot save {shown}/checkpoints/step-2: File too large; "
         f"{shown}/checkpoints/step-1 is still good"
     )
-    for path in (run_dir / "checkpoints").glob("*.data*"):
-        path.unlink()
-    with pytest.raises(RunError, match="does not restore this net") as caught:
+    (run_dir / "checkpoints" / "step-1.index").unlink()
+    with pytest.raises(RunError) as caught:
         files.restore_net(state.net, f"{run_dir}/checkpoints/step-1", average=False)
-    assert str(caught.value).startswith(f"{shown}/checkpoints/step-1 does not restore this net: ")
-    assert "/link" not in str(caught.value)
+    prefix = f"{shown}/checkpoints/step-1"
+    assert str(caught.value).startswith(f"{prefix} does not restore this net: ")
+    assert str(caught.value).endswith(f"any matching files for {prefix}")  # TensorFlow's reason.
 
 
 def test_a_checkpoint_whose_own_name_is_a_pattern_is_refused(tmp_path):
