@@ -31,7 +31,10 @@ def losses(name: str, directory: pathlib.Path) -> list[float]:
     )
     if done.returncode:
         sys.exit(f"{name}: {done.stderr}")
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [row["loss"] for row in rows if row["split"] == "train" and row["step"] % 10 == 0]
 
 

@@ -4,8 +4,8 @@
 
 Each configuration is trained twice: once without interruption, and once killed repeatedly with
 SIGKILL and resumed by the same command. Weights, optimizer slots, averages, BatchNorm statistics,
-the best checkpoint, `metrics.jsonl`, `result.json` and the points in TensorBoard must then be equal
-bit for bit. Prints one line per kill. Exits with code 1 if anything differs.
+the best checkpoint, `metrics.jsonl`, `result.json` and the points that TensorBoard shows must then
+be equal bit for bit. Prints one line per kill. Exits with code 1 if anything differs.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMON = (
@@ -35,12 +36,12 @@ CONFIGURATIONS = {
         ("--epochs=8", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9"), 1,
     ),
     "adamw, mixup, cutmix, bfloat16": (
-        ("--epochs=8", "--optimizer=adamw", "--mixup=0.2", "--cutmix=1", "--cutout=3",
+        ("--epochs=8", "--optimizer=adamw", "--augment=crop:1,flip,cutout:3,mixup:0.2|cutmix:1",
          "--precision=mixed_bfloat16"), 1,
     ),
     "two replicas": (
         ("--epochs=6", "--num_gpus=2", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9",
-         "--mixup=0.2", "--label_smoothing=0.1", "--precision=mixed_bfloat16"), 1,
+         "--augment=crop:1,mixup:0.2", "--label_smoothing=0.1", "--precision=mixed_bfloat16"), 1,
     ),
     "two replicas in step, float16": (
         ("--epochs=5", "--num_gpus=2", "--sync_batch_norm", "--precision=mixed_float16"), 1,
@@ -116,8 +117,8 @@ def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:
     late = any(process.poll() is None for process in processes)
     for process in processes:
         process.kill()
-    said = [process.communicate()[0] for process in processes]
-    if late and "replica(s)" in said[0]:  # The chief prints it at the start.
+    printed = [process.communicate()[0] for process in processes]
+    if late and "\nrun    " in printed[0]:  # The chief prints it when training starts.
         raise RuntimeError("the others did not stop within a minute")
     return alive
 
@@ -127,7 +128,9 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     found = []
     if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
         found.append("metrics.jsonl")
-    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    results = [
+        json.loads((run / "result.json").read_text(encoding="utf-8")) for run in (one, other)
+    ]
     for result in results:
         result["checkpoint"] = result["checkpoint"].split("/")[-2:]
     if results[0] != results[1]:
@@ -164,17 +167,17 @@ def tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _points(directory: pathlib.Path) -> list[tuple]:
-    """(tag, step, value) of every point, except timings."""
-    points = []
-    for path in sorted(directory.glob("events.out.tfevents.*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            points += [
-                (value.tag, event.step, value.tensor.SerializeToString())
-                for value in event.summary.value
-                if value.tag != "images_per_second"
-            ]
-    return points
+    """(tag, step, value) of every point that TensorBoard shows, except timings.
+
+    TensorBoard drops what a restart has made obsolete.
+    """
+    events = EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
+    return [
+        (tag, event.step, event.tensor_proto.SerializeToString())
+        for tag in events.Tags()["tensors"]
+        for event in events.Tensors(tag)
+        if tag != "images_per_second"
+    ]
 
 
 def _saved_step(run_dir: pathlib.Path) -> int:

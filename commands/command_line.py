@@ -50,10 +50,7 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
         except KeyboardInterrupt:
             sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
-    try:
-        app.run(call, flags_parser=parse)
-    finally:
-        _flush_output()
+    app.run(call, flags_parser=parse)
 
 
 @contextlib.contextmanager
@@ -110,24 +107,11 @@ def _open_closed_streams() -> None:
     A file that is opened later would otherwise get their number, and whatever is printed.
     """
     global _stderr_was_closed
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115
+            # It gets the number of the stream, which is the lowest one that is free.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
             _stderr_was_closed = _stderr_was_closed or name == "stderr"
-
-
-def _flush_output() -> None:
-    """Prints what is buffered, or discards it, which Python would otherwise try again at exit."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 @contextlib.contextmanager

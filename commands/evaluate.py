@@ -112,14 +112,15 @@ def _score_line(result: dict) -> str:
 def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Terminal) -> None:
     """Scores each checkpoint that is there or appears, as long as the run is being trained.
 
-    The rows go to `follow/metrics.jsonl` and to TensorBoard. Checkpoints that are in it already are
-    not scored again.
+    The rows go to `follow/<split>/metrics.jsonl` and to TensorBoard. Checkpoints that are in it
+    already are not scored again.
     """
     plan, _ = build.make_plan(run.config, run.data.examples["train"])
     directory = run.path / "follow"
-    directory.mkdir(exist_ok=True)
-    log, tensorboard = MetricsLog(directory, say=terminal.line), TensorBoard(directory)
-    done = {row["step"] for row in log.rows if row["split"] == split}
+    # One file per split, since two splits can be followed at the same time.
+    (directory / split).mkdir(parents=True, exist_ok=True)
+    log, tensorboard = MetricsLog(directory / split, say=terminal.line), TensorBoard(directory)
+    done = {row["step"] for row in log.rows}
     while True:
         finished = run.result is not None
         abandoned = run_files.is_locked(run.path) is False

@@ -16,7 +16,7 @@ from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_result, write_config
-from loops.distributed.cluster import find_cluster
+from loops.distributed.cluster import Cluster, find_cluster
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
 from loops.errors import RunError
@@ -53,15 +53,25 @@ def train(options: TrainOptions) -> Run | None:
         Terminal().line(_describe(options))
         return None
     cluster = find_cluster(options.cluster, os.environ)
-    num_workers = len(cluster.addresses) if cluster else 1
-    build.check(options.config, num_workers)
-    terminal = Terminal(
-        quiet=cluster is not None and cluster.index > 0,
-        metrics=metric_labels(),
-        best_metric=options.best_metric,
-    )
+    build.check(options.config, len(cluster.addresses) if cluster else 1)
+    quiet = cluster is not None and cluster.index > 0
+    with Terminal(
+        quiet=quiet, metrics=metric_labels(), best_metric=options.best_metric
+    ) as terminal:
+        try:
+            return _train(options, cluster, terminal)
+        except Interrupted as interrupted:
+            terminal.line(
+                "stopped; nothing could be saved"
+                if interrupted.step is None
+                else f"stopped; saved at step {interrupted.step:,}; rerun the command to resume"
+            )
+            raise
+
+
+def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -> Run:
     if cluster:
-        terminal.line(f"waiting for {num_workers} workers")
+        terminal.line(f"waiting for {len(cluster.addresses)} workers")
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy, note = make_strategy(options.num_gpus, options.device, cluster)
@@ -86,27 +96,16 @@ def train(options: TrainOptions) -> Run | None:
             "the workers differ in their flags, data or --run_dir; start all workers with "
             "identical flags"
         )
-    try:
-        with opened(run_dir, wanted, workers) as saved:
-            result = None if saved is None else read_result(run_dir, tuple(METRICS))
-            if result is not None:
-                terminal.line("This run is finished.")
-                _print_result(terminal, run_dir, result)
-                quoted = shlex.quote(str(run_dir))
-                terminal.line(
-                    f"To start over, remove {quoted} or give another --run_dir or --seed."
-                )
-            else:
-                _Job(wanted, saved, run_dir, dataset, workers, terminal).train(
-                    batches, options.allow_changes
-                )
-    except Interrupted as interrupted:
-        terminal.line(
-            "stopped; nothing could be saved"
-            if interrupted.step is None
-            else f"stopped; saved at step {interrupted.step:,}; rerun the command to resume"
-        )
-        raise
+    with opened(run_dir, wanted, workers) as saved:
+        result = None if saved is None else read_result(run_dir, tuple(METRICS))
+        if result is None:
+            job = _Job(wanted, saved, run_dir, dataset, workers, terminal)
+            job.train(batches, options.allow_changes)
+        else:
+            terminal.line("This run is finished.")
+            _print_result(terminal, run_dir, result)
+            quoted = shlex.quote(str(run_dir))
+            terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
 
 
@@ -182,12 +181,12 @@ class _Job:
         plan, learning_rate = build.make_plan(config, self.info.examples["train"])
         state = self._make_state(learning_rate)
         summary = trace(state.net, self.info.image_shape)
+        code = Code(from_step=0, net=summary.fingerprint, versions=versions())
+        if not self.is_new:  # Before anything in the run directory changes.
+            self._check_code(code, allow_changes)
         checkpoints = Checkpoints(
             state, self.run_dir, config.keep_checkpoints, workers=workers, say=terminal.line
         )
-        code = Code(from_step=0, net=summary.fingerprint, versions=versions())
-        if not self.is_new:
-            self._check_code(code, allow_changes)
         checkpoints.restore_last()
         self._record_code(dataclasses.replace(code, from_step=state.step))
         self._print_start(summary, state, plan)

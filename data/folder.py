@@ -205,13 +205,13 @@ def folder_split(
         raise DataError(f"images of a folder are square, and the net takes {height}x{width}")
     skip = bad_images == "skip"
     root = data_dir / split if (data_dir / split).is_dir() else data_dir
-    tree = _scan(root, skip=skip)
-    unknown = [name for name in tree.class_names if name not in class_names]
+    unknown = [name for name in map(_name, _class_dirs(root)) if name not in class_names]
     if unknown:
         raise DataError(
             f"{root} has classes that the net does not know: {', '.join(unknown)}; it knows "
             f"{', '.join(class_names)}"
         )
+    tree = _scan(root, skip=skip)
     numbers = [list(class_names).index(name) for name in tree.class_names]
     source, skipped = _open(tree, image_shape, skip=skip)
     labels = np.asarray(numbers, np.int32)[source.labels]

@@ -39,7 +39,7 @@ def _link(path: str) -> str:
 
 
 def literal_path(directory: str | os.PathLike) -> str:
-    """A path to the same directory that TensorFlow takes literally, a symbolic link if need be.
+    """A path to the same directory that TensorFlow takes literally, if necessary a link.
 
     For TensorFlow `lr[1]` is `lr1`, and to delete a checkpoint in `lr?` deletes that in `lr1` too.
     """
@@ -52,7 +52,7 @@ def literal_prefix(prefix: str) -> str:
     """As `literal_path`, for the prefix of a checkpoint."""
     directory, name = os.path.split(prefix)
     if not _is_literal(name):
-        raise RunError(f"{name} is no name for a checkpoint; rename its files")
+        raise RunError(f"TensorFlow cannot read a checkpoint named {name}; rename its files")
     return f"{literal_path(directory)}/{name}"
 
 

@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_combined():
         ({"augment": "mixup:0.2", "batch_size": 7}, "odd"),
         ({"warmup_epochs": 2.0}, "--warmup_epochs=2 must be less than --epochs=2"),
         ({"net": "inception_v3", "stem": "large"}, "too small"),
-        ({"num_classes": 3}, "leave it out"),
+        ({"num_classes": 3}, "--num_classes=3: digits has 10 classes"),
         ({"epochs": math.nan}, "--epochs=nan"),
     ],
 )
@@ -333,3 +333,12 @@ def test_data_that_are_not_there(tmp_path):
     with pytest.raises(data.DataError, match="needs --data_dir"):
         build.load_data(changed(dataset="folder"))
     assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_no_home_directory(monkeypatch):
+    """Keras keeps datasets in it."""
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(data.DataError, match="no home directory"):
+        build.load_data(Config())
+    assert build.load_data(DIGITS).name == "digits"

@@ -8,15 +8,22 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import tensorflow as tf
 from absl import flags as absl_flags
 
 from commands import command_line, flags
 from commands.config import Config, ConfigError, EvaluateOptions, TrainOptions, bounds
+from data import DataError
+from loops.errors import RunError, SaveError
+from loops.interrupt import Interrupted
+from nets import NetError
+from nets.pretrained import PretrainedError
 from tests.conftest import ROOT
 
 PROGRAMS = {"train.py": TrainOptions, "eval.py": EvaluateOptions}
@@ -299,7 +306,7 @@ def test_help_to_a_pipe_that_is_closed(run, program):
         done = run(program, "--help", stdout=writing, stderr=subprocess.PIPE)
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (128 + 13, "")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_streams_that_are_full(run):
@@ -351,6 +358,74 @@ def test_a_failure_is_one_line_and_keeps_the_spaces_of_names(capsys):
     with pytest.raises(SystemExit):
         command_line.fail("two  spaces.jpg\n  is wrong\r\n\n")
     assert capsys.readouterr().err.endswith(": two  spaces.jpg is wrong\n")
+
+
+def ended(error, capsys):
+    """The exit code and the line with which a command ends that raises an error."""
+    with pytest.raises(SystemExit) as caught, command_line.one_line_errors():
+        raise error
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConfigError("--x is wrong"), "--x is wrong"),
+        (DataError("no such data"), "no such data"),
+        (NetError("unknown net"), "unknown net"),
+        (PretrainedError("no weights"), "no weights"),
+        (RunError("no checkpoint"), "no checkpoint"),
+        (SaveError("cannot write x"), "cannot write x"),
+        (FileNotFoundError(2, "No such file or directory", "a/b"), "cannot use a/b: No such file"),
+        # By its type: the message is TensorFlow's, which may change.
+        (tf.errors.ResourceExhaustedError(None, None, "x"), "out of memory; lower --batch_size"),
+        (tf.errors.UnavailableError(None, None, "heartbeat"), "another worker has stopped"),
+    ],
+)
+def test_an_error_that_the_user_can_act_on_is_one_line(error, message, capsys):
+    code, line = ended(error, capsys)
+    assert code == 2
+    assert message in line
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_of_a_signal(number, capsys):
+    assert ended(Interrupted(number, 7), capsys) == (128 + number, "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("of a fault in the code"),
+        OSError(5, "without a file"),
+        tf.errors.InvalidArgumentError(None, None, "shapes"),
+        tf.errors.UnavailableError(None, None, "of nothing known"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)) as caught, command_line.one_line_errors():
+        raise error
+    assert caught.value is error
+
+
+INTERRUPTED = """
+import contextlib, sys
+sys.argv = ["program.py"]
+from commands import command_line
+from commands.config import EvaluateOptions
+command_line.quiet = command_line.one_line_errors = contextlib.nullcontext
+sys.modules["tensorflow"] = sys
+def main(options):
+    raise KeyboardInterrupt
+command_line.run(main, EvaluateOptions)
+"""
+
+
+def test_an_interrupt_before_there_is_anything_to_save(run):
+    done = run("-c", INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 BACKENDS = """

@@ -19,6 +19,10 @@ def fetch(source, numbers):
     return source.fetch(np.asarray(numbers, np.int64)).numpy()
 
 
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
 def read(path, image_shape):
     """The image in a file as a run would see it."""
     source, _ = open_files([path], [0], image_shape, skip=False)

@@ -55,7 +55,9 @@ def test_pixels_are_those_of_pillow(tmp_path, options, size, channels):
     """Made smaller by any factor, with every ratio of the JPEG decoder, and larger."""
     path = tmp_path / f"a.{options['suffix']}"
     photo(201, 100).save(path, **{k: v for k, v in options.items() if k != "suffix"})
-    assert_close(read(path, (size, size, channels)), reference(path, size, channels))
+    # TensorFlow rounds the gray of a PNG down.
+    mean = 0.7 if options["suffix"] == "png" and channels == 1 else 0.3
+    assert_close(read(path, (size, size, channels)), reference(path, size, channels), mean=mean)
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 100), (100, 103), (1, 7)])

@@ -193,16 +193,16 @@ def settings_of_batch_norms(net):
 
 
 @pytest.mark.parametrize(
-    ("name", "momentum", "epsilon"),
-    [("inception10", 0.9, 1e-5), ("inception_v1_bn", 0.9997, 1e-3)],
+    ("name", "flags", "settings"),
+    [
+        ("inception10", {}, (0.9, 1e-5, False)),
+        ("inception_v1_bn", {}, (0.9997, 1e-3, False)),
+        ("inception10", {"batch_norm_momentum": 0.5, "sync_batch_norm": True}, (0.5, 1e-5, True)),
+    ],
 )
-def test_batch_norm_has_the_settings_of_the_net(name, momentum, epsilon):
-    def build(**kwargs):
-        return nets.build(name, num_classes=2, image_shape=(8, 8, 3), **kwargs)
-
-    assert settings_of_batch_norms(build()) == {(momentum, epsilon, False)}
-    other = build(batch_norm_momentum=0.5, sync_batch_norm=True)
-    assert settings_of_batch_norms(other) == {(0.5, epsilon, True)}
+def test_batch_norm_has_the_settings_of_the_net(name, flags, settings):
+    net = nets.build(name, num_classes=2, image_shape=(8, 8, 3), **flags)
+    assert settings_of_batch_norms(net) == {settings}
 
 
 def test_settings_of_slim_are_those_of_the_inception_nets():

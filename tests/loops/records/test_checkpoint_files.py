@@ -129,7 +129,7 @@ def test_a_checkpoint_whose_own_name_is_a_pattern_is_refused(tmp_path):
     for path in (tmp_path / "best").glob("step-1.*"):
         path.rename(path.with_name(path.name.replace("step", "step[1]")))
     prefix = files.find_checkpoint(tmp_path, "best/step[1]-1")
-    with pytest.raises(RunError, match=r"step\[1\]-1 is no name for a checkpoint; rename"):
+    with pytest.raises(RunError, match=r"cannot read a checkpoint named step\[1\]-1; rename"):
         files.restore_net(state.net, prefix, average=False)
 
 

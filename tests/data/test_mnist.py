@@ -1,16 +1,23 @@
-"""Damaged files of the published datasets, where nothing has checked their hashes."""
-
 import gzip
 import pickle
 import sys
-import tarfile
 
 import numpy as np
 import pytest
 
 import data
-from data import cifar
 from data.source import DataError
+from tests.data.helpers import fetch, pixels
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Files are taken as they are."""
+
+    def fetch(dataset, folder, file, **kwargs):
+        return folder / file
+
+    monkeypatch.setattr(sys.modules["data.mnist"], "fetch", fetch)
 
 
 def refused(name, data_dir, file, message):
@@ -20,15 +27,37 @@ def refused(name, data_dir, file, message):
     assert str(caught.value).startswith(f"{data_dir / file} {message}")
 
 
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
-    """Files are taken as they are."""
+def test_mnist(tmp_path, monkeypatch):
+    path = tmp_path / "mnist.npz"
+    arrays = {
+        f"{a}_{s}": pixels(30, 28, 28) if a == "x" else np.arange(30) % 10
+        for a in "xy"
+        for s in ("train", "test")
+    }
+    np.savez(path, **arrays)
+    monkeypatch.setattr(sys.modules["data.mnist"], "fetch", lambda *args, **kwargs: path)
+    dataset = data.load("mnist", data_dir=tmp_path)
+    assert dataset.image_shape == (28, 28, 1)
+    np.testing.assert_array_equal(
+        fetch(dataset.splits["train"], [4])[0, ..., 0], arrays["x_train"][4]
+    )
+    assert dataset.augment == "crop:2"
 
-    def fetch(dataset, folder, file, **kwargs):
-        return folder / file
 
-    monkeypatch.setattr(sys.modules["data.mnist"], "fetch", fetch)
-    monkeypatch.setattr(cifar, "fetch", fetch)
+def test_fashion_mnist(tmp_path, monkeypatch):
+    def make(dataset, folder, file, **kwargs):
+        size = 12 if file.startswith("train") else 6
+        body = pixels(size, 28, 28) if "images" in file else np.arange(size, dtype=np.uint8) % 10
+        header = bytes(16 if "images" in file else 8)
+        (tmp_path / file).write_bytes(gzip.compress(header + body.tobytes()))
+        return tmp_path / file
+
+    monkeypatch.setattr(sys.modules["data.mnist"], "fetch", make)
+    dataset = data.load("fashion_mnist", data_dir=tmp_path)
+    assert {k: len(s.labels) for k, s in dataset.splits.items()} == {"train": 12, "test": 6}
+    images = fetch(dataset.splits["test"], range(6))
+    np.testing.assert_array_equal(images[..., 0], pixels(6, 28, 28))
+    assert dataset.augment == "crop:2,flip"
 
 
 def mnist_arrays(size=10):
@@ -52,13 +81,13 @@ def mnist_arrays(size=10):
         ({"x_test": None}, "cannot be read: "),
     ],
 )
-def test_mnist_with_contents_that_do_not_fit(tmp_path, changes, message):
+def test_mnist_with_contents_that_do_not_fit(tmp_path, unchecked, changes, message):
     arrays = {k: v for k, v in (mnist_arrays() | changes).items() if v is not None}
     np.savez(tmp_path / "mnist.npz", **arrays)
     refused("mnist", tmp_path, "mnist.npz", message)
 
 
-def test_mnist_that_is_damaged(tmp_path):
+def test_mnist_that_is_damaged(tmp_path, unchecked):
     path = tmp_path / "mnist.npz"
     np.savez_compressed(path, **mnist_arrays())
     whole = path.read_bytes()
@@ -92,48 +121,8 @@ def write_fashion(folder, size=10):
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(17) + b"\x0a"), "does not hold a label"),
     ],
 )
-def test_fashion_mnist_that_is_damaged(tmp_path, file, contents, message):
+def test_fashion_mnist_that_is_damaged(tmp_path, unchecked, file, contents, message):
     write_fashion(tmp_path / "fashion-mnist")
     data.load("fashion_mnist", data_dir=tmp_path)
     (tmp_path / "fashion-mnist" / file).write_bytes(contents)
     refused("fashion_mnist", tmp_path, f"fashion-mnist/{file}", message)
-
-
-def write_cifar10(folder):
-    folder.mkdir()
-    batch = {b"data": np.zeros((10, 3072), np.uint8), b"labels": list(range(10))}
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        (folder / name).write_bytes(pickle.dumps(batch))
-    names = {b"label_names": [f"class {i}".encode() for i in range(10)]}
-    (folder / "batches.meta").write_bytes(pickle.dumps(names))
-
-
-@pytest.mark.parametrize(
-    ("file", "contents", "message"),
-    [
-        ("test_batch", {b"data": np.zeros((2, 3072), np.uint8), b"labels": [[1], [1, 2]]}, "does"),
-        ("test_batch", ["no", "dictionary"], "cannot be read as a CIFAR batch"),
-        ("batches.meta", {b"label_names": 10}, "does not name 10 classes"),
-        ("batches.meta", {b"label_names": [b"\xff"] * 10}, "does not name 10 classes"),
-        ("batches.meta", {}, "does not name 10 classes"),
-    ],
-)
-def test_cifar_with_contents_that_do_not_fit(tmp_path, file, contents, message):
-    write_cifar10(tmp_path / "cifar-10-batches-py")
-    data.load("cifar10", data_dir=tmp_path)
-    (tmp_path / "cifar-10-batches-py" / file).write_bytes(pickle.dumps(contents))
-    refused("cifar10", tmp_path, f"cifar-10-batches-py/{file}", message)
-
-
-def test_an_archive_that_is_cut_is_named(tmp_path):
-    write_cifar10(tmp_path / "cifar-10-batches-py")
-    archive = tmp_path / "made" / "cifar-10-python.tar.gz"
-    archive.parent.mkdir()
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "cifar-10-batches-py", "cifar-10-batches-py")
-    whole = archive.read_bytes()
-    for contents in (b"", b"text", whole[: len(whole) // 2]):
-        archive.write_bytes(contents)
-        refused("cifar10", archive.parent, archive.name, "cannot be unpacked: ")
-        for path in (archive.parent / "cifar-10-batches-py").glob("*"):
-            path.unlink()
