@@ -96,10 +96,11 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
             "the workers differ in their flags, data or --run_dir; start all workers with "
             "identical flags"
         )
+    start = _initial_weights(wanted, run_dir)  # Before the directory is created.
     with opened(run_dir, wanted, workers) as saved:
         result = None if saved is None else read_result(run_dir, tuple(METRICS))
         if result is None:
-            job = _Job(wanted, saved, run_dir, dataset, workers, terminal)
+            job = _Job(wanted, saved, run_dir, dataset, workers, terminal, start)
             job.train(batches, options.allow_changes)
         else:
             terminal.line("This run is finished.")
@@ -107,6 +108,15 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
+
+
+def _initial_weights(wanted: SavedConfig, run_dir: pathlib.Path) -> tf.keras.Model | None:
+    """The Keras model with the weights of `--init_from`; None if there are none, or checkpoints."""
+    config = wanted.settings
+    if not config.init_from or saved_steps(run_dir / "checkpoints"):
+        return None
+    channels = wanted.data.image_shape[-1]
+    return pretrained.load(config.net, config.init_from, channels=channels, stem=config.stem)
 
 
 def _describe(options: TrainOptions) -> str:
@@ -158,6 +168,7 @@ class _Job:
         dataset: loaded.
         workers: the processes that train together.
         terminal: for messages.
+        start: a model with the initial weights, if there are any.
     """
 
     def __init__(
@@ -168,7 +179,9 @@ class _Job:
         dataset: data.Dataset,
         workers: Workers,
         terminal: Terminal,
+        start: tf.keras.Model | None,
     ):
+        self.start = start
         self.config, self.info = wanted.settings, wanted.data
         self.saved = saved or wanted
         self.is_new = saved is None
@@ -212,16 +225,10 @@ class _Job:
         """Creates every variable of the run, eagerly, in the strategy's scope."""
         config = self.config
         tf.keras.utils.set_random_seed(config.seed)
-        start = None
-        if config.init_from and not saved_steps(self.run_dir / "checkpoints"):
-            channels = self.info.image_shape[-1]
-            start = pretrained.load(
-                config.net, config.init_from, channels=channels, stem=config.stem
-            )
         with self.workers.strategy.scope():
             net = build.build_net(config, self.info)
-            if start is not None:
-                has_head = pretrained.copy_weights(config.net, start, net)
+            if self.start is not None:
+                has_head = pretrained.copy_weights(config.net, self.start, net)
                 head = "included" if has_head else "new"
                 self.terminal.line(f"start  {config.init_from}; the head is {head}")
             ema_net = build.build_net(config, self.info) if config.ema_decay else None

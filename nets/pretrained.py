@@ -12,7 +12,6 @@ BatchNorm scale, which is a scale of one here. Its ResNets were trained on BGR i
 channels of the first kernel are reversed here.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import warnings
@@ -74,8 +73,7 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
         raise PretrainedError(f"Keras' weights are for the large stem of {name}, not the {stem}")
     if source == "keras":
         try:
-            with _channels_last():
-                return make(weights="imagenet")
+            return make(weights="imagenet")
         except Exception as error:  # Downloads raise many types.
             raise PretrainedError(f"cannot load Keras' weights for {name}: {error}") from error
     path = pathlib.Path(source).expanduser()
@@ -86,8 +84,7 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
     try:
         classes = _classes(path)
         top = {"include_top": False} if classes is None else {"classes": classes}
-        with _channels_last():
-            model = make(weights=None, **top)
+        model = make(weights=None, **top)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # An error follows each of Keras' warnings here.
             model.load_weights(path)
@@ -95,17 +92,6 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
         what = " ".join(str(error).split())[:200]
         raise PretrainedError(f"{source} does not hold weights for {name}: {what}") from error
     return model
-
-
-@contextlib.contextmanager
-def _channels_last():
-    """Sets the data layout of Keras' models, which defaults to that of ~/.keras/keras.json."""
-    before = tf.keras.config.image_data_format()
-    tf.keras.config.set_image_data_format("channels_last")
-    try:
-        yield
-    finally:
-        tf.keras.config.set_image_data_format(before)
 
 
 def _classes(path: pathlib.Path) -> int | None:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from loops.evaluator import Scores
 from loops.hook import Hook
@@ -35,21 +36,6 @@ from tests.loops.training import (
 @pytest.fixture(autouse=True)
 def _one_step_in_a_call(monkeypatch):
     monkeypatch.setattr("loops.trainer._SECONDS_PER_CALL", 0.0)
-
-
-@pytest.fixture(scope="module")
-def unstopped(tmp_path_factory):
-    """The directory and the outcome of the run that is never stopped, by number of replicas."""
-    runs = {}
-
-    def get(strategy):
-        replicas = strategy.num_replicas_in_sync
-        if replicas not in runs:
-            run_dir = tmp_path_factory.mktemp("unstopped")
-            runs[replicas] = run_dir, make_trainer(strategy, run_dir).run()
-        return runs[replicas]
-
-    return get
 
 
 def test_rows_are_logged_at_their_steps(unstopped, one_replica):
@@ -102,11 +88,11 @@ EVERYWHERE = [(TRAINING, 1), (VAL, 3), (TRAINING, 6), (TRAINING, 11), (VAL, 12),
     ("strategy", "stops"),
     [
         ("one_replica", EVERYWHERE),
-        ("one_replica", [(TRAINING, 5), (TRAINING, 12)]),
-        ("two_replicas", [(TRAINING, 5), (VAL, 6), (TEST, None)]),
+        ("one_replica", [(TRAINING, 12)]),
+        ("two_replicas", [(TRAINING, 5), (TEST, None)]),
     ],
     indirect=["strategy"],
-    ids=["everywhere", "twice", "two_replicas"],
+    ids=["everywhere", "at_the_end", "two_replicas"],
 )
 def test_a_stopped_run_is_the_unstopped_one(unstopped, strategy, tmp_path, stops):
     expected_dir, expected = unstopped(strategy)
@@ -158,24 +144,14 @@ def test_steps_in_a_call_change_nothing(unstopped, one_replica, tmp_path, monkey
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])
 
 
-def saves_of(trainer, monkeypatch):
-    """The steps at which a trainer saves the last state."""
+def test_saves_within_an_epoch_when_they_are_due(one_replica, tmp_path, monkeypatch):
+    trainer = make_trainer(one_replica, tmp_path, save_minutes=1e-9)
     saves, save = [], trainer._checkpoints.save_last
     monkeypatch.setattr(
         trainer._checkpoints, "save_last", lambda: (saves.append(trainer.step), save())[1]
     )
-    return saves
-
-
-def test_saves_are_at_epoch_ends_and_within_when_due(one_replica, tmp_path, monkeypatch):
-    trainer = make_trainer(one_replica, tmp_path / "rare")
-    saves = saves_of(trainer, monkeypatch)
     trainer.run()
-    assert saves == [0, 3, 6, 9, 12, 12]
-    trainer = make_trainer(one_replica, tmp_path / "often", save_minutes=1e-9)
-    saves = saves_of(trainer, monkeypatch)
-    trainer.run()
-    assert set(range(13)) == set(saves)
+    assert set(saves) == set(range(13))
 
 
 NAN = math.nan
@@ -238,16 +214,11 @@ def test_without_validation_the_last_is_scored(one_replica, tmp_path):
     assert {row["split"] for row in rows(tmp_path)} == {"train", "test"}
 
 
-def test_evaluations_can_be_rarer(one_replica, tmp_path):
-    make_trainer(one_replica, tmp_path, eval_epochs=3).run()
-    assert [row["step"] for row in rows(tmp_path, "val")] == [9, 12]
-
-
-def test_a_plan_that_ends_within_an_epoch(one_replica, tmp_path):
-    plan = Plan(epochs=1.5, train_examples=23, global_batch_size=8)
-    make_trainer(one_replica, tmp_path, plan=plan, log_steps=50).run()
-    assert [row["step"] for row in rows(tmp_path, "train")] == [3, 5]
-    assert [row["step"] for row in rows(tmp_path, "val")] == [3, 5]
+def test_evaluations_can_be_rarer_and_the_run_end_within_an_epoch(one_replica, tmp_path):
+    plan = Plan(epochs=2.5, train_examples=23, global_batch_size=8)
+    make_trainer(one_replica, tmp_path, plan=plan, log_steps=50, eval_epochs=2).run()
+    assert [row["step"] for row in rows(tmp_path, "train")] == [3, 6, 8]
+    assert [row["step"] for row in rows(tmp_path, "val")] == [6, 8]
 
 
 def test_a_metric_can_be_added_to_a_run(unstopped, one_replica, tmp_path, monkeypatch):
@@ -273,15 +244,22 @@ class Watcher(Hook):
         self.seen = []
 
     def on_progress(self, trainer):
-        self.seen.append(
-            (trainer.activity, trainer.step, trainer.seconds_left, dict(trainer.timings))
-        )
+        timings = dict(trainer.timings)
+        self.seen.append((trainer.activity, trainer.step, trainer.seconds_left, timings))
 
 
-def test_what_the_trainer_is_doing(one_replica, tmp_path):
-    watcher = Watcher()
-    make_trainer(one_replica, tmp_path, watcher, eval_epochs=2).run()
-    activities = [(activity, step) for activity, step, *_ in watcher.seen]
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    watcher, one_replica = Watcher(), tf.distribute.OneDeviceStrategy("CPU:0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loops.trainer._SECONDS_PER_CALL", 0.0)
+        run_dir = tmp_path_factory.mktemp("watched")
+        make_trainer(one_replica, run_dir, watcher, log_steps=4, eval_epochs=2).run()
+    return watcher.seen
+
+
+def test_what_the_trainer_is_doing(seen):
+    activities = [(activity, step) for activity, step, *_ in seen]
     training = [(TRAINING, step) for step in range(1, 13)]
     expected = [("tracing the training step", 0), *training]
     expected.insert(expected.index((TRAINING, 6)), (VAL, 6))
@@ -290,17 +268,16 @@ def test_what_the_trainer_is_doing(one_replica, tmp_path):
     assert activities[-1][0] == TEST
 
 
-def test_the_time_left_and_the_speed(one_replica, tmp_path):
-    watcher = Watcher()
-    make_trainer(one_replica, tmp_path, watcher, log_steps=4).run()
-    left = {step: seconds for activity, step, seconds, _ in watcher.seen if activity == TRAINING}
-    timings = {step: timed for activity, step, _, timed in watcher.seen if activity == TRAINING}
+def test_the_time_left_and_the_speed(seen):
+    left = {step: seconds for activity, step, seconds, _ in seen if activity == TRAINING}
+    timings = {step: timed for activity, step, _, timed in seen if activity == TRAINING}
     assert math.isnan(left[1])  # The first call also traces the step, so it is not timed.
     assert all(left[step] > 0 for step in range(2, 12))
     assert left[12] == 0
+    # Empty after each row.
     assert [step for step, timed in timings.items() if not timed] == [1, 3, 4, 6, 8, 9, 12]
     assert timings[2]["images_per_second"] > 0
-    *_, (activity, _, seconds, _) = watcher.seen
+    *_, (activity, _, seconds, _) = seen
     assert (activity, seconds) == (TEST, 0)
 
 

@@ -249,6 +249,21 @@ def test_another_shape_changes_the_fingerprint(shape, small_fingerprint):
     assert fingerprint(Small(), shape) != small_fingerprint
 
 
+def test_other_connections_change_the_fingerprint():
+    class Difference(Net):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+            self.head = Head(2)
+
+        def call(self, images, *, training):
+            other = tf.nn.relu(images)
+            x = images - other if self.sign > 0 else other - images
+            return self.head(x, training=training)
+
+    assert fingerprint(Difference(1)) != fingerprint(Difference(-1))
+
+
 def test_shared_weights_change_the_fingerprint():
     class Twice(Net):
         def __init__(self, shared):
@@ -298,6 +313,23 @@ def test_replicas_do_not_matter(policy, synchronized, one_replica, two_replicas)
         for variable, old in zip(net.variables, before, strict=True):
             np.testing.assert_array_equal(variable.numpy(), old)
     assert net(images(2, 8, 3), training=False).shape == (2, 2)
+
+
+def test_a_layer_may_ask_for_its_replica(two_replicas):
+    class Mean(Net):
+        def __init__(self):
+            super().__init__()
+            self.head = Head(2)
+
+        def call(self, images, *, training):
+            x = self.head(images, training=training)
+            if training:
+                x = tf.distribute.get_replica_context().all_reduce("MEAN", x)
+            return x
+
+    with two_replicas.scope():
+        net = built(Mean())
+        assert trace(net, SHAPE).rows[0].output_shape == (2,)
 
 
 def test_a_net_without_variables_is_an_error():
