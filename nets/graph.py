@@ -1,4 +1,4 @@
-"""What a traced graph computes: its multiply-adds, and a fingerprint of its operations."""
+"""Multiply-adds and fingerprint of a traced graph."""
 
 import hashlib
 import math
@@ -8,8 +8,8 @@ import tensorflow as tf
 
 # Operations that return their first input. They do not enter the fingerprint.
 _COPIES = ("Identity", "ReadVariableOp")
-# Attributes that do not change what an operation computes, as those that start with "_". TensorFlow
-# derives the seeds of random operations from the number of operations in the graph.
+# Attributes that do not change what an operation computes, besides those that start with "_".
+# TensorFlow derives the seeds of random operations from the number of operations in the graph.
 _IGNORED_ATTRIBUTES = {
     *("container", "shared_name", "debug_name", "seed", "seed2"),
     *("config", "config_proto", "executor_type"),
@@ -143,7 +143,7 @@ class _Walk:
         return other
 
     def encode(self, references: Iterable[str]) -> str:
-        """Returns some tensors, and the nodes behind them that have no number yet, as text."""
+        """Returns as text the nodes that some tensors depend on and that have no number yet."""
         roots = [self._body.source(reference) for reference in references]
         lines = [self._line(name) for root, _ in roots for name in self._new_nodes(root)]
         lines.append(repr(self._numbered(roots)))

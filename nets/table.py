@@ -39,7 +39,7 @@ class StageRow:
 
 @dataclasses.dataclass(frozen=True)
 class NetSummary:
-    """What one trace of a net's training pass tells.
+    """Summary of one trace of a net's training pass.
 
     Attributes:
         rows: the stages in the order they run, each followed by the auxiliary heads on its output.
@@ -71,8 +71,8 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
     parts, outputs, updates = [], [], []
 
     def training_pass(images, values):
-        # The values stand for the variables: no variable is assigned, and there is no difference
-        # between a plain variable and one of a strategy.
+        # Values in place of the variables: none is assigned, and those of a strategy are traced as
+        # others are.
         state = list(zip(variables, values, strict=True))
         traced = 0
         with tf.keras.StatelessScope(state_mapping=state) as scope:
@@ -87,7 +87,7 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
                 if updated is not value:
                     updates.append((value.name, updated.name))
 
-    # Inside a graph of its own, no strategy is in scope.
+    # In a new graph, no strategy is in scope.
     with tf.Graph().as_default():
         concrete = tf.function(training_pass, autograph=False).get_concrete_function(
             tf.TensorSpec((1, *image_shape), tf.float32),

@@ -226,8 +226,10 @@ def on_a_screen(width, script=SCRIPT, **environment):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     environment = {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
+    # pytest-xdist sets these.
+    inherited = {name: os.environ[name] for name in os.environ if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, stdin=theirs,
+        [sys.executable, "-c", script], cwd=ROOT, env=inherited | environment, stdin=theirs,
         stdout=theirs, stderr=subprocess.PIPE,
     )  # fmt: skip
     os.close(theirs)
