@@ -34,14 +34,15 @@ def printable(text: str) -> str:
 class UndecodableError(DataError):
     """An image file cannot be decoded.
 
-    The names and sizes of the files are part of a run's configuration, and so is --bad_images: a
-    run that has started can only continue with the original file.
+    The names and sizes of the files are part of a run's configuration, and so is --bad_images. So
+    a run that has started resumes only with the file as it was then.
     """
 
     def __init__(self, name: str, reason: str):
         super().__init__(
             f"{name} cannot be decoded ({reason}); restore the original file to resume a run, or "
-            "start a new run with the file removed or replaced, or with --bad_images=skip"
+            "start a new run if it was never intact; to do without it, remove it or use "
+            "--bad_images=skip"
         )
 
 

@@ -112,10 +112,10 @@ def test_iterators_can_be_dropped_on_a_tree_with_damaged_images(tmp_path):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
-        for take, attempts in ((200, 4), (2, 4), (200, 1), (1, 1))
+        for take, attempts in ((200, 4), (2, 4), (1, 1))
     ]  # fmt: skip
     try:
-        for process, errors in zip(processes, ("4", "0", "1", "0"), strict=True):
+        for process, errors in zip(processes, ("4", "0", "0"), strict=True):
             output, complaint = process.communicate(timeout=60)
             assert process.returncode == 0, complaint[-2000:]
             found, _, fault = output.partition(" ")
@@ -153,7 +153,8 @@ def test_a_damaged_file_is_named_for_its_step(tmp_path):
     assert isinstance(fault, data.DataError)
     assert str(fault) == (
         f"{path} cannot be decoded (its contents are damaged); restore the original file to resume "
-        "a run, or start a new run with the file removed or replaced, or with --bad_images=skip"
+        "a run, or start a new run if it was never intact; to do without it, remove it or use "
+        "--bad_images=skip"
     )
     # Each worker names it, whatever its rows are.
     for first in (0, 1):

@@ -24,8 +24,8 @@ def slow_if(is_slow):
     return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in nets.NETS]
 
 
-# A shallower net has the same blocks. Inception-ResNet-v1 has the blocks of v2.
-LONG = (*DEEPER, "inception_resnet_v2")
+# Another net has the same blocks.
+LONG = (*DEEPER, "inception_resnet_v2", "inception_v1_bn", "plain18")
 # Small nets with dropout, with and without BatchNorm, with auxiliary heads and with shortcuts.
 SMALL = ("inception10", "inception_v1", "resnet20")
 
@@ -166,7 +166,8 @@ def test_too_small_an_image_is_an_error(name, stem):
 @pytest.mark.parametrize(
     "name",
     [
-        *("inception_v3", "inception_v4", "inception_resnet_v1"),
+        *("inception_v3", "inception_v4"),
+        pytest.param("inception_resnet_v1", marks=pytest.mark.slow),
         pytest.param("inception_resnet_v2", marks=pytest.mark.slow),
     ],
 )

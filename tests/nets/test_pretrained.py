@@ -39,7 +39,7 @@ def keras_model(name, classes=7, **kwargs):
 
 
 def build(name, classes=7):
-    """A net to copy weights into. Its kernels are zeros, which take less time than random values."""
+    """A net to copy weights into. Its kernels are zeros, which is faster than random values."""
     size = SIZES.get(name, 64)
     zeros = mock.patch.object(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
     with zeros:
