@@ -120,6 +120,7 @@ def write_fashion(folder, size=10):
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(17)), "does not hold a label"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(17) + b"\x0a"), "does not hold a label"),
     ],
+    ids=range(8),
 )
 def test_fashion_mnist_that_is_damaged(tmp_path, unchecked, file, contents, message):
     write_fashion(tmp_path / "fashion-mnist")

@@ -99,9 +99,9 @@ def test_a_run_that_went_back_is_the_same_if_it_is_stopped_afterwards(one_replic
 
 
 def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
-    """Also if it is started again meanwhile."""
+    """Without one batch more each time, also if it is started again."""
     wanted = r"at step 7 .*; training went back 3 times already; the checkpoint of step 6 is kept"
-    for times in (3, 0):
+    for times, starts in ((3, [0, 8, 9, 10]), (0, [10])):
         batches, messages = Batches(spoil=[7, 8, 9, 10]), []
         trainer = make_trainer(
             one_replica, tmp_path, batches=batches, on_nan="restore", say=messages
@@ -111,6 +111,7 @@ def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
         assert [message[-16:] for message in messages] == [
             f"(restore {n} of 3)" for n in range(1, times + 1)
         ]
+        assert [start for start, _ in batches.calls] == starts
     assert saved_steps(tmp_path / "checkpoints") == [3, 6]
 
 

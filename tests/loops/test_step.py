@@ -253,11 +253,14 @@ def test_averages_by_hand(strategy):
 
 
 def test_float16_scales_and_unscales(strategy):
-    scaled, plain = make_state(strategy, loss_scale=True), make_state(strategy)
-    take_steps(strategy, scaled, [examples()], clip_norm=0.2)
-    take_steps(strategy, plain, [examples()], clip_norm=0.2)
-    assert_close(weights(scaled.net), weights(plain.net))
-    assert scaled.loss_scale.good_steps.numpy() == 1
+    """Before the norm is taken, by which the gradients are clipped."""
+    state, batch = make_state(strategy, loss_scale=True, momentum=0.0), examples()
+    before, gradients = weights(state.net), gradients_by_hand(state.net, *batch)
+    norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
+    take_steps(strategy, state, [batch], clip_norm=0.2)
+    assert_close(weights(state.net), updated(before, gradients, rate=0.1 * 0.2 / norm))
+    assert state.window["gradient_norm"].numpy() == pytest.approx(norm, rel=1e-5)
+    assert state.loss_scale.good_steps.numpy() == 1
 
 
 def test_float16_overflow_on_one_replica_drops_the_update_on_all(two_replicas):

@@ -238,7 +238,7 @@ def test_names_order_and_unused_operations_do_not_matter(small_fingerprint):
         {"pool_first": True},
         {"shift": 1.0},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_a_change_of_what_is_computed_changes_the_fingerprint(change, small_fingerprint):
     assert fingerprint(Small(**change)) != small_fingerprint
