@@ -2,21 +2,20 @@
 
     python eval.py --run_dir=runs/inception10-cifar10-3f9a1c
 
-Nothing of the net is repeated: the run directory knows it. `python eval.py --help` lists the flags.
+The run directory holds the net and its settings. `python eval.py --help` lists the flags.
 """
 
-import cli
+from commands import command_line
+from commands.config import EvaluateOptions
 
 
-def main(flags: dict) -> None:
-    """Hands the flags on."""
-    # Imported once the flags are known to be good: TensorFlow takes seconds to start.
-    with cli.quiet_start():
-        import evaluation
-        import experiment
-    with experiment.plain_errors():
-        evaluation.evaluate(flags)
+def main(options: EvaluateOptions) -> None:
+    """Scores a run."""
+    # Imported here, after the flags are checked, since TensorFlow takes seconds to load.
+    from commands.evaluate import evaluate
+
+    evaluate(options)
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_eval_flags)
+    command_line.run(main, EvaluateOptions)

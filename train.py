@@ -2,20 +2,20 @@
 
     python train.py --net=inception10 --dataset=cifar10 --num_gpus=2
 
-The same command again goes on with its run. `python train.py --help` lists the flags.
+Rerunning the command resumes the run. `python train.py --help` lists the flags.
 """
 
-import cli
+from commands import command_line
+from commands.config import TrainOptions
 
 
-def main(flags: dict) -> None:
-    """Hands the flags on."""
-    # Imported once the flags are known to be good: TensorFlow takes seconds to start.
-    with cli.quiet_start():
-        import experiment
-    with experiment.plain_errors():
-        experiment.train(flags)
+def main(options: TrainOptions) -> None:
+    """Trains, or resumes a run."""
+    # Imported here, after the flags are checked, since TensorFlow takes seconds to load.
+    from commands.train import train
+
+    train(options)
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_train_flags)
+    command_line.run(main, TrainOptions)

@@ -1,11 +1,11 @@
-"""Whether every net trains at all: its first steps.
+"""Checks that every net starts to learn.
 
-    python benchmarks/first_steps.py                       # every net, about half an hour
+    python benchmarks/first_steps.py                       # all nets, about half an hour
     python benchmarks/first_steps.py inception_v3 resnet50
 
-Each net makes 40 updates on real digits with its small stem, through train.py, and its training
-loss must fall: the mean of steps 31 to 40 against that of steps 1 to 10. A line for each net, and
-exit code 1 if one did not.
+Each net is trained with train.py for 40 updates on the digits dataset, with its small stem. Its
+training loss must fall: the mean over steps 31 to 40 is compared with that over steps 1 to 10.
+Prints one line per net. Exits with code 1 if the loss of any net did not fall.
 """
 
 import json
@@ -20,7 +20,7 @@ SETTINGS = ("--dataset=digits", "--epochs=2", "--batch_size=64", "--learning_rat
 
 
 def losses(name: str, directory: pathlib.Path) -> list[float]:
-    """Training loss in nats of a new run of a net, a mean over every 10 steps."""
+    """The training loss of a new run of a net, in nats: one mean per 10 steps."""
     run_dir = directory / name
     command = (f"--net={name}", *SETTINGS, "--log_steps=10", f"--run_dir={run_dir}")
     done = subprocess.run(
@@ -31,12 +31,15 @@ def losses(name: str, directory: pathlib.Path) -> list[float]:
     )
     if done.returncode:
         sys.exit(f"{name}: {done.stderr}")
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [row["loss"] for row in rows if row["split"] == "train" and row["step"] % 10 == 0]
 
 
 def main() -> None:
-    """Runs the nets that are named, or all."""
+    """Checks the nets named on the command line, or all nets."""
     import nets
 
     failed = 0

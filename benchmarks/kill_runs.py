@@ -1,11 +1,11 @@
-"""Kills trainings at random moments, and compares where they end with one that was never killed.
+"""Kills runs at random times, and compares their results with those of uninterrupted runs.
 
     python benchmarks/kill_runs.py --kills=24 --seed=1
 
-Every configuration is trained once undisturbed, and once killed with SIGKILL again and again and
-started anew with the same command. Then weights, slots, averages, statistics, the best state,
-`metrics.jsonl`, `result.json` and TensorBoard's points must be the same, bit for bit. It prints a
-line for each kill, and exits with 1 if anything differs.
+Each configuration is trained twice: once without interruption, and once killed repeatedly with
+SIGKILL and resumed by the same command. Weights, optimizer slots, averages, BatchNorm statistics,
+the best checkpoint, `metrics.jsonl`, `result.json` and the points that TensorBoard shows must then
+be equal bit for bit. Prints one line per kill. Exits with code 1 if anything differs.
 """
 
 import argparse
@@ -23,24 +23,25 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMON = (
     "--dataset=digits", "--batch_size=64", "--device=cpu", "--deterministic", "--log_steps=7",
     "--save_minutes=0.001", "--keep_checkpoints=2",
 )  # fmt: skip
-# By name: flags, and the number of workers.
+# Flags and number of workers, by name.
 CONFIGURATIONS = {
     "accumulation, clipping, averages": (
         ("--epochs=8", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9"), 1,
     ),
     "adamw, mixup, cutmix, bfloat16": (
-        ("--epochs=8", "--optimizer=adamw", "--mixup=0.2", "--cutmix=1", "--cutout=3",
+        ("--epochs=8", "--optimizer=adamw", "--augment=crop:1,flip,cutout:3,mixup:0.2|cutmix:1",
          "--precision=mixed_bfloat16"), 1,
     ),
     "two replicas": (
         ("--epochs=6", "--num_gpus=2", "--accumulation=2", "--clip_norm=0.5", "--ema_decay=0.9",
-         "--mixup=0.2", "--label_smoothing=0.1", "--precision=mixed_bfloat16"), 1,
+         "--augment=crop:1,mixup:0.2", "--label_smoothing=0.1", "--precision=mixed_bfloat16"), 1,
     ),
     "two replicas in step, float16": (
         ("--epochs=5", "--num_gpus=2", "--sync_batch_norm", "--precision=mixed_float16"), 1,
@@ -53,7 +54,7 @@ CONFIGURATIONS = {
 
 
 def start(run_dir: pathlib.Path, args, workers: int = 1) -> list[subprocess.Popen]:
-    """Starts a training, a process for each worker."""
+    """Starts a run, with one process per worker."""
     command = [sys.executable, str(ROOT / "train.py"), *COMMON, *args, f"--run_dir={run_dir}"]
     ports = free_ports(workers)
     processes = []
@@ -70,7 +71,7 @@ def start(run_dir: pathlib.Path, args, workers: int = 1) -> list[subprocess.Pope
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens to."""
+    """Unused ports of this machine."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -81,10 +82,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
-    """Waits for a training to end well.
+    """Waits for a run to finish.
 
     Raises:
-        RuntimeError: it does not.
+        RuntimeError: a process exits with an error.
     """
     errors = [process.communicate(timeout=600)[1] for process in processes]
     codes = [process.returncode for process in processes]
@@ -93,10 +94,19 @@ def finish(processes: list[subprocess.Popen]) -> None:
 
 
 def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:
-    """Kills a process once `when` is over; whether it was still there. The others stop by it.
+    """Kills one process of a run, and waits for the others to stop.
+
+    Args:
+        processes: of the run.
+        victim: index of the process to kill.
+        when: called first; returns when it is time to kill. Its argument is a function that
+            returns whether the process is running.
+
+    Returns:
+        Whether the process was still running when it was killed.
 
     Raises:
-        RuntimeError: they do not within a minute, although they had met.
+        RuntimeError: the others do not stop within a minute, although training had started.
     """
     when(lambda: processes[victim].poll() is None)
     alive = processes[victim].poll() is None
@@ -107,18 +117,20 @@ def kill(processes: list[subprocess.Popen], victim: int, when) -> bool:
     late = any(process.poll() is None for process in processes)
     for process in processes:
         process.kill()
-    said = [process.communicate()[0] for process in processes]
-    if late and "replica(s)" in said[0]:  # What the chief says when they begin.
+    printed = [process.communicate()[0] for process in processes]
+    if late and "\nrun    " in printed[0]:  # The chief prints it when training starts.
         raise RuntimeError("the others did not stop within a minute")
     return alive
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-    """What differs between two finished runs, a phrase each."""
+    """Describes the differences between two finished runs, one phrase each."""
     found = []
     if (one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes():
         found.append("metrics.jsonl")
-    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    results = [
+        json.loads((run / "result.json").read_text(encoding="utf-8")) for run in (one, other)
+    ]
     for result in results:
         result["checkpoint"] = result["checkpoint"].split("/")[-2:]
     if results[0] != results[1]:
@@ -143,7 +155,7 @@ def _equal(a, b) -> bool:
 
 
 def tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """What the newest checkpoint of a directory holds, but for TensorFlow's own counter."""
+    """The variables in the newest checkpoint of a directory, without TensorFlow's save counter."""
     newest = max(directory.glob("step-*.index"), key=lambda p: int(re.findall(r"\d+", p.name)[-1]))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     names = [
@@ -155,33 +167,37 @@ def tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _points(directory: pathlib.Path) -> list[tuple]:
-    """(tag, step, value) of every point, but for the speed, which is the clock's."""
-    points = []
-    for path in sorted(directory.glob("events.out.tfevents.*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            points += [
-                (value.tag, event.step, value.tensor.SerializeToString())
-                for value in event.summary.value
-                if value.tag != "images_per_second"
-            ]
-    return points
+    """(tag, step, value) of every point that TensorBoard shows, except timings.
+
+    TensorBoard drops what a restart has made obsolete.
+    """
+    events = EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
+    return [
+        (tag, event.step, event.tensor_proto.SerializeToString())
+        for tag in events.Tags()["tensors"]
+        for event in events.Tensors(tag)
+        if tag != "images_per_second"
+    ]
 
 
 def _saved_step(run_dir: pathlib.Path) -> int:
-    """The last step that a run has saved, 0 if there is none."""
+    """The last step that a run has saved; 0 if there is none."""
     names = [path.name for path in run_dir.glob("checkpoints/step-*.index")]
     return max((int(re.findall(r"\d+", name)[-1]) for name in names), default=0)
 
 
 def _moment(run_dir: pathlib.Path, generator: random.Random, begun: float, seconds: float):
-    """Waits for a random moment, one in three while it starts, the others while it trains.
+    """Chooses a random time for a kill: during start-up in one of three cases, else in training.
 
     Args:
-        run_dir: of the training.
-        generator: of the moment.
-        begun: seconds that a start takes.
-        seconds: that are left from then on.
+        run_dir: directory of the run.
+        generator: random number generator.
+        begun: duration of the start-up in seconds.
+        seconds: time in seconds that is left after the start-up.
+
+    Returns:
+        A function that returns at that time. Its argument is a function that returns whether the
+        process is running.
     """
     starting, fraction, saved = generator.random() < 1 / 3, generator.random(), _saved_step(run_dir)
 
@@ -203,14 +219,14 @@ def try_configuration(
     home: pathlib.Path,
     more: tuple[str, ...] = (),
 ) -> list[str]:
-    """Trains undisturbed and disturbed, and returns what differs.
+    """Trains a configuration without and with kills, and returns the differences.
 
     Args:
-        name: of the configuration.
-        kills: how many.
-        generator: of their moments.
+        name: of the configuration, a key of `CONFIGURATIONS`.
+        kills: number of kills.
+        generator: random number generator for the times of the kills.
         home: directory for the runs.
-        more: flags behind those of the configuration.
+        more: flags to add to those of the configuration.
     """
     args, workers = CONFIGURATIONS[name]
     args = (*args, *more)
@@ -223,7 +239,7 @@ def try_configuration(
     made = 0
     while made < kills:
         left = (seconds - first_row) * (1 - _saved_step(disturbed) / steps)
-        # So that there is something left for the next one.
+        # Leaves some of the run for the next kill.
         moment = _moment(disturbed, generator, first_row, 0.6 * left)
         begun, victim = time.monotonic(), generator.randrange(workers)
         if not kill(start(disturbed, args, workers), victim, moment):
@@ -241,11 +257,11 @@ def try_configuration(
 
 
 def main() -> None:
-    """Tries all configurations, the kills shared out evenly."""
+    """Tries all configurations, with the kills divided evenly among them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=24, help="kills in all")
-    parser.add_argument("--seed", type=int, default=None, help="of the moments; default: the clock")
-    parser.add_argument("--only", help="part of a configuration's name")
+    parser.add_argument("--kills", type=int, default=24, help="total number of kills")
+    parser.add_argument("--seed", type=int, default=None, help="of the kill times; default: random")
+    parser.add_argument("--only", help="only configurations whose name contains this")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else time.time_ns() % 2**32
     generator = random.Random(seed)

@@ -1,9 +1,9 @@
 """What nets are trained on: datasets by name.
 
-    dataset = data.load("cifar10", data_dir=None, val_fraction=0.1)
+    dataset = data.load("cifar10", val_fraction=0.1)
     dataset.splits["train"], dataset.class_names
 
-A new dataset is a file beside this one and a line in the table.
+A new dataset is a file beside this one and a line in `DATASETS`.
 """
 
 import dataclasses
@@ -11,37 +11,34 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-from data.augment import Augmentation
+from data.augment import AUGMENTATIONS, Augmentation, format_augment, parse_augment
 from data.cifar import cifar10, cifar100
+from data.dataset import Dataset, split_by_class
 from data.digits import digits
-from data.download import default_data_dir
-from data.folder import folder
+from data.folder import folder, folder_split
 from data.mnist import fashion_mnist, mnist
-from data.pipeline import Share, data_error, eval_batches, train_batches
-from data.source import (
-    DataError,
-    Dataset,
-    Part,
-    Relabelled,
-    Resized,
-    printable,
-    split_by_class,
-)
+from data.pipeline import EvalPipeline, InputShard, TrainPipeline
+from data.source import DataError, Relabelled, Resized, Source, Subset, printable
 
 __all__ = [
+    "AUGMENTATIONS",
     "DATASETS",
     "Augmentation",
     "DataError",
     "Dataset",
-    "Share",
-    "data_error",
-    "eval_batches",
+    "EvalPipeline",
+    "InputShard",
+    "Source",
+    "TrainPipeline",
+    "format_augment",
     "load",
+    "load_split",
+    "parse_augment",
     "printable",
     "relabel",
-    "train_batches",
 ]
 
+# Functions from a directory, or None for that of Keras, to a Dataset.
 DATASETS = {
     "cifar10": cifar10,
     "cifar100": cifar100,
@@ -50,6 +47,23 @@ DATASETS = {
     "digits": digits,
     "folder": folder,
 }
+
+
+def _directory(name: str, data_dir: str | pathlib.Path | None) -> pathlib.Path | None:
+    """The directory of a dataset, checked; None for that of Keras."""
+    if name not in DATASETS:
+        raise DataError(f"unknown dataset {name!r}; known datasets: {', '.join(sorted(DATASETS))}")
+    if data_dir is None:
+        if name == "folder":
+            raise DataError("--dataset=folder needs --data_dir, a directory of train/<class>/*")
+        return None
+    try:
+        directory = pathlib.Path(data_dir).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"--data_dir={data_dir}: the home directory is unknown") from error
+    if not directory.is_dir():
+        raise DataError(f"--data_dir={data_dir} is not a directory")
+    return directory
 
 
 def load(
@@ -61,44 +75,42 @@ def load(
     channels: int | None = None,
     bad_images: str = "error",
 ) -> Dataset:
-    """Loads a dataset, downloading it if need be, and holds a validation split out of train.
+    """Loads a dataset, downloading it if necessary, and holds a validation split out of train.
 
     Args:
         name: a key of `DATASETS`.
         data_dir: where its files are, or are put; by default where Keras keeps datasets. The
             dataset "folder" needs it.
-        val_fraction: share of every class of train that becomes the split "val", in [0, 1). With
-            0 there is none.
-        image_size: height and width in pixels that images are brought to; by default their own.
-        channels: 3 for RGB or 1 for grey, for the dataset "folder" alone; by default 3.
-        bad_images: for the dataset "folder" alone: "error" refuses image files that cannot be
-            decoded when they are met, "skip" decodes every file now and leaves those out.
+        val_fraction: of every class of train that becomes the split "val", in [0, 1). With 0 there
+            is none.
+        image_size: height and width in pixels that images are scaled to; by default their own.
+        channels: 3 for RGB or 1 for gray, for the dataset "folder" only; by default 3.
+        bad_images: for the dataset "folder" only: "error" refuses image files whose headers cannot
+            be read, "skip" decodes every file and leaves out those that cannot be decoded.
 
     Raises:
         DataError: the name is unknown or the data cannot be used.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}; known datasets: {', '.join(sorted(DATASETS))}")
-    directory = default_data_dir() if data_dir is None else pathlib.Path(data_dir).expanduser()
-    if data_dir is not None and not directory.is_dir():
-        raise DataError(f"--data_dir={data_dir} is not a directory")
+    directory = _directory(name, data_dir)
     make = DATASETS[name]
     if name == "folder":
-        if data_dir is None:
-            raise DataError("--dataset=folder needs --data_dir, a directory of train/<class>/*")
         make = functools.partial(
             folder, image_size=image_size, channels=channels or 3, bad_images=bad_images
         )
     try:
         dataset = make(directory)
     except OSError as error:
-        raise DataError(f"{name} cannot be read from {directory}: {error}") from error
+        where = f" from {directory}" if directory else ""
+        raise DataError(f"{name} cannot be read{where}: {error}") from error
     splits = dict(dataset.splits)
     if image_size is not None and dataset.image_shape[:2] != (image_size, image_size):
-        splits = {split: Resized(source, image_size) for split, source in splits.items()}
+        splits = {split: Resized(source, (image_size,) * 2) for split, source in splits.items()}
     if val_fraction > 0:
         train, val = split_by_class(splits["train"].labels, val_fraction)
-        splits["train"], splits["val"] = Part(splits["train"], train), Part(splits["train"], val)
+        splits["train"], splits["val"] = (
+            Subset(splits["train"], train),
+            Subset(splits["train"], val),
+        )
     for split, source in splits.items():
         if not len(source.labels):
             what = "--val_fraction=0 or " if split == "val" else ""
@@ -108,8 +120,64 @@ def load(
     return dataclasses.replace(dataset, splits=splits)
 
 
+def load_split(
+    name: str,
+    split: str,
+    *,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    data_dir: str | None = None,
+    bad_images: str = "error",
+) -> tuple[Source, tuple[pathlib.Path, ...]]:
+    """Loads one split of a dataset, to score a net that was trained on another.
+
+    The split of the dataset "folder" is data_dir/<split>/<class>/* if data_dir/<split> exists, and
+    otherwise the whole of data_dir/<class>/*. It may have some of the classes only. Other datasets
+    must have the same classes as the net.
+
+    Args:
+        name: a key of `DATASETS`.
+        split: its name.
+        class_names: the classes that the net knows, in the order of its outputs.
+        image_shape: (height, width, channels) that the net takes.
+        data_dir: as for `load`.
+        bad_images: as for `load`.
+
+    Returns:
+        The examples, with labels that are indices into `class_names`, and the files that were left
+        out.
+
+    Raises:
+        DataError: the net cannot take the data, or the data cannot be used.
+    """
+    height, width, channels = image_shape
+    if name == "folder":
+        directory = _directory(name, data_dir)
+        try:
+            return folder_split(
+                directory,
+                split,
+                class_names=class_names,
+                image_shape=tuple(image_shape),
+                bad_images=bad_images,
+            )
+        except OSError as error:
+            raise DataError(f"{name} cannot be read from {directory}: {error}") from error
+    dataset = relabel(load(name, data_dir=data_dir), class_names)
+    if split not in dataset.splits:
+        raise DataError(
+            f"{name} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
+        )
+    source = dataset.splits[split]
+    if source.image_shape[-1] != channels:
+        raise DataError(f"{name} has {source.image_shape[-1]} channel(s), the net takes {channels}")
+    if source.image_shape[:2] != (height, width):
+        source = Resized(source, (height, width))
+    return source, ()
+
+
 def relabel(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
-    """The same examples, with labels that are numbers in another list of the same classes.
+    """The same examples, with labels that are indices into another list of the same classes.
 
     Raises:
         DataError: the classes are not the same.
@@ -118,7 +186,7 @@ def relabel(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         ours, theirs = set(dataset.class_names), set(class_names)
         raise DataError(
             f"{dataset.name} has other classes than the net: it lacks "
-            f"{', '.join(sorted(theirs - ours)) or 'none'} and has besides "
+            f"{', '.join(sorted(theirs - ours)) or 'none'} and adds "
             f"{', '.join(sorted(ours - theirs)) or 'none'}"
         )
     numbers = [list(class_names).index(name) for name in dataset.class_names]

@@ -11,8 +11,9 @@ import tarfile
 
 import numpy as np
 
-from data.download import fetch
-from data.source import ArraySource, DataError, Dataset
+from data.dataset import Dataset
+from data.download import default_data_dir, fetch
+from data.source import ArraySource, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +153,8 @@ def _find(dataset: str, published: _Published, data_dir: pathlib.Path) -> pathli
     return data_dir / published.folder
 
 
-def _load(dataset: str, published: _Published, data_dir: pathlib.Path) -> Dataset:
-    folder = _find(dataset, published, data_dir)
+def _load(dataset: str, published: _Published, data_dir: pathlib.Path | None) -> Dataset:
+    folder = _find(dataset, published, data_dir or default_data_dir())
     names = _class_names(folder / published.meta, published)
     train = [_read(folder / file, published) for file in published.train]
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
@@ -166,16 +167,15 @@ def _load(dataset: str, published: _Published, data_dir: pathlib.Path) -> Datase
         },
         mean=published.mean,
         std=published.std,
-        crop_padding=4,  # He et al. 2015, section 4.2.
-        flip=True,
+        augment="crop:4,flip",  # He et al. 2015, section 4.2.
     )
 
 
-def cifar10(data_dir: pathlib.Path) -> Dataset:
+def cifar10(data_dir: pathlib.Path | None) -> Dataset:
     """Ten classes. `data_dir` has, or gets, the archive or the unpacked `cifar-10-batches-py`."""
     return _load("cifar10", _CIFAR10, data_dir)
 
 
-def cifar100(data_dir: pathlib.Path) -> Dataset:
+def cifar100(data_dir: pathlib.Path | None) -> Dataset:
     """A hundred fine classes. `data_dir` has, or gets, the archive or `cifar-100-python`."""
     return _load("cifar100", _CIFAR100, data_dir)

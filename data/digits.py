@@ -5,18 +5,19 @@ import pathlib
 import numpy as np
 from sklearn.datasets import load_digits
 
-from data.source import ArraySource, Dataset, Part, split_by_class
+from data.dataset import Dataset, split_by_class
+from data.source import ArraySource, Subset
 
 
 def digits(data_dir: pathlib.Path | None = None) -> Dataset:
-    """1,797 8x8 grey images in ten classes; a fifth of each class is the test split.
+    """1,797 8x8 gray images in ten classes; a fifth of each class is the test split.
 
     They are the test part of the "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak
-    1998) of the UCI repository; its train part is not shipped. The published 17 grey levels are
+    1998) of the UCI repository; its train part is not shipped. The published 17 gray levels are
     spread over 0 to 255. Writers are in train and test alike, which makes the test split easy.
 
     Args:
-        data_dir: ignored, since there is nothing to find.
+        data_dir: ignored, since scikit-learn has the data.
     """
     del data_dir
     images, labels = load_digits(return_X_y=True)
@@ -26,9 +27,8 @@ def digits(data_dir: pathlib.Path | None = None) -> Dataset:
     return Dataset(
         name="digits",
         class_names=[str(digit) for digit in range(10)],
-        splits={"train": Part(whole, train), "test": Part(whole, test)},
+        splits={"train": Subset(whole, train), "test": Subset(whole, test)},
         mean=(0.306,),
         std=(0.375,),
-        crop_padding=1,
-        flip=False,
+        augment="crop:1",
     )

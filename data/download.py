@@ -1,4 +1,4 @@
-"""Finds a dataset's files under a directory, or downloads and verifies them as Keras does."""
+"""Finds the files of a dataset in a directory, or downloads and verifies them as Keras does."""
 
 import hashlib
 import os
@@ -9,26 +9,36 @@ import tensorflow as tf
 from data.source import DataError
 
 
-def default_data_dir() -> pathlib.Path:
-    """Where Keras keeps datasets: `$KERAS_HOME/datasets`, by default `~/.keras/datasets`."""
-    return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+def default_data_dir(*, otherwise: str = "use --data_dir") -> pathlib.Path:
+    """Where Keras keeps datasets: `$KERAS_HOME/datasets`, by default `~/.keras/datasets`.
+
+    Args:
+        otherwise: what a person without a home directory can do, for the message.
+
+    Raises:
+        DataError: there is no home directory.
+    """
+    try:
+        return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+    except RuntimeError as error:
+        raise DataError(f"there is no home directory to keep data in; {otherwise}") from error
 
 
 def fetch(
     dataset: str, data_dir: pathlib.Path, file: str, *, url: str, file_hash: str, instead: str = ""
 ) -> pathlib.Path:
-    """Path of a file under `data_dir`, downloaded if it is not there and verified in any case.
+    """Path of a file under `data_dir`, downloaded if it is not there, and verified.
 
     Args:
         dataset: name of the dataset, for the message.
-        data_dir: directory that has or gets the file.
+        data_dir: directory of the file; it is created.
         file: its name.
         url: where it is published.
         file_hash: SHA-256 or MD5 of its contents, in hexadecimal.
-        instead: what else would do, for the message.
+        instead: what else can be put there, for the message.
 
     Raises:
-        DataError: it is neither there nor to be had, or what is there cannot be replaced.
+        DataError: it is not there and cannot be downloaded, or what is there cannot be replaced.
     """
     path = data_dir / file
     try:

@@ -1,4 +1,4 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28x28 grey images.
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28x28 gray images.
 
 60,000 train and 10,000 test each, in the files that Keras downloads.
 """
@@ -9,8 +9,9 @@ import pathlib
 
 import numpy as np
 
-from data.download import fetch
-from data.source import ArraySource, DataError, Dataset
+from data.dataset import Dataset
+from data.download import default_data_dir, fetch
+from data.source import ArraySource, DataError
 
 _URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 _MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
@@ -55,8 +56,9 @@ def _reading(path: pathlib.Path):
         raise DataError(f"{path} cannot be read: {error}; remove it") from error
 
 
-def mnist(data_dir: pathlib.Path) -> Dataset:
+def mnist(data_dir: pathlib.Path | None) -> Dataset:
     """Handwritten digits. `data_dir` has, or gets, `mnist.npz`."""
+    data_dir = data_dir or default_data_dir()
     path = fetch("mnist", data_dir, "mnist.npz", url=_URL + "mnist.npz", file_hash=_MNIST_SHA256)
     with _reading(path), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -70,8 +72,7 @@ def mnist(data_dir: pathlib.Path) -> Dataset:
         splits=splits,
         mean=(0.1307,),
         std=(0.3081,),
-        crop_padding=2,
-        flip=False,  # A mirrored 2 is not a 2.
+        augment="crop:2",  # No flip: a mirrored 2 is not a 2.
     )
 
 
@@ -81,9 +82,9 @@ def _idx(path: pathlib.Path, header: int, shape: tuple[int, ...]) -> np.ndarray:
         return np.frombuffer(file.read(), np.uint8, offset=header).reshape(-1, *shape)
 
 
-def fashion_mnist(data_dir: pathlib.Path) -> Dataset:
+def fashion_mnist(data_dir: pathlib.Path | None) -> Dataset:
     """Pictures of clothes. `data_dir` has, or gets, `fashion-mnist/` with the four IDX files."""
-    folder = data_dir / "fashion-mnist"
+    folder = (data_dir or default_data_dir()) / "fashion-mnist"
     splits = {}
     for split, files in _FASHION_FILES.items():
         images, labels = (
@@ -98,6 +99,5 @@ def fashion_mnist(data_dir: pathlib.Path) -> Dataset:
         splits=splits,
         mean=(0.2860,),
         std=(0.3530,),
-        crop_padding=2,
-        flip=True,
+        augment="crop:2,flip",
     )

@@ -1,27 +1,28 @@
 """From a source to batches, as `tf.data`: `batch = f(seed, step)`.
 
-    batches = train_batches(source, global_batch_size=128, seed=0, start_step=1200, ...)
+    pipeline = TrainPipeline(source, global_batch_size=128, seed=0, ...)
+    batches = pipeline.batches(start_step=1200, stop_step=9600)
 
 Which examples a batch has, and what is drawn for them, is computed from the seed and the number of
 the step. Nothing is shuffled in a buffer and no iterator is saved: to resume at step 1,200 is to
 start counting there.
+
+The pipeline consists of TensorFlow operations only. A Python function in it would need Python's
+lock, which the main thread may hold while it waits for the pipeline to end.
 """
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from data import augment
-from data.augment import Augmentation
-from data.source import DataError, Source
+from data.augment import format_augment, stream_name
+from data.augmentation import Augmentation, Draws
+from data.dataset import normalize
+from data.source import DataError, Source, UndecodableError, on_host
 
-# What a draw is for. Each has its own stream, so that turning one augmentation on leaves the
-# draws of the others, and the order of the examples, as they were.
-_STREAMS = {"crop": 0, "flip": 1, "cutout": 2, "mixup": 3, "cutmix": 4, "cutmix_box": 5, "coin": 6}
 _SHUFFLE_KEY = 1729  # Any number but 0, which makes a weak key.
 _SHUFFLE_ROUNDS = 24
 
@@ -57,207 +58,159 @@ def example_numbers(
     )
 
 
-class _Draws:
-    """Random numbers for the rows of one batch, a stream for each use."""
-
-    def __init__(self, seed: int, step: tf.Tensor, rows: tf.Tensor, global_batch_size: int):
-        self._step_seed = tf.random.experimental.stateless_fold_in(
-            tf.constant([seed, 0], tf.int64), step
-        )
-        self._rows = rows
-        self._global_batch_size = global_batch_size
-
-    def _seed(self, use: str) -> tf.Tensor:
-        return tf.random.experimental.stateless_fold_in(self._step_seed, _STREAMS[use])
-
-    def uniform(self, use: str, numbers: int | None = None) -> tf.Tensor:
-        """float32 in [0, 1): [rows], or with `numbers` [rows, numbers]."""
-        # Drawn for the whole batch, so that a row's draw does not depend on who has the row.
-        shape = (self._global_batch_size, *([] if numbers is None else [numbers]))
-        return tf.gather(tf.random.stateless_uniform(shape, self._seed(use)), self._rows)
-
-    def beta(self, use: str, alpha: float) -> tf.Tensor:
-        """float32 [rows] from the Beta(alpha, alpha) distribution."""
-        shape = (self._global_batch_size, 2)
-        # Two Gammas make a Beta. In float64, since in float32 small alphas can give 0 / 0.
-        gammas = tf.random.stateless_gamma(
-            shape, self._seed(use), alpha=tf.constant(alpha, tf.float64), dtype=tf.float64
-        )
-        shares = gammas[:, 0] / tf.reduce_sum(gammas, axis=1)
-        return tf.gather(tf.cast(shares, tf.float32), self._rows)
-
-
-def _fetcher(source: Source):
-    """A function from numbers, int64 [n], to images, uint8, and labels, int32 [n]."""
-    labels = tf.constant(source.labels)
-
-    def fetch(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images = tf.numpy_function(source.fetch, [numbers], tf.uint8, stateful=False)
-        images = tf.ensure_shape(images, (numbers.shape[0], *source.image_shape))
-        return images, tf.gather(labels, numbers)
-
-    return fetch
-
-
-def _normalize(images: tf.Tensor, mean: Iterable[float], std: Iterable[float]) -> tf.Tensor:
-    """uint8 images as float32 with about zero mean and unit deviation per channel."""
-    scale = [1 / (255 * s) for s in std]
-    offset = [-m / s for m, s in zip(mean, std, strict=True)]
-    return tf.cast(images, tf.float32) * scale + offset
-
-
-def _augment(images, labels, draws: _Draws, settings: Augmentation, normalize, num_classes: int):
-    """A fetched batch as the net sees it; soft labels where examples are mixed."""
-    if settings.crop_padding:
-        images = augment.crop(images, draws.uniform("crop", 2), settings.crop_padding)
-    if settings.flip:
-        images = augment.flip(images, draws.uniform("flip"))
-    images = normalize(images)
-    if settings.cutout:
-        images = augment.cutout(images, draws.uniform("cutout", 2), settings.cutout)
-    if not settings.mixes:
-        return images, labels
-    labels = tf.one_hot(labels, num_classes)
-    mixed = []
-    if settings.mixup:
-        mixed.append(augment.mixup(images, labels, draws.beta("mixup", settings.mixup)))
-    if settings.cutmix:
-        box, shares = draws.uniform("cutmix_box", 2), draws.beta("cutmix", settings.cutmix)
-        mixed.append(augment.cutmix(images, labels, box, shares))
-    if len(mixed) == 1:
-        return mixed[0]
-    coin = draws.uniform("coin") < 0.5
-    (images_0, labels_0), (images_1, labels_1) = mixed
-    return (
-        tf.where(coin[:, None, None, None], images_0, images_1),
-        tf.where(coin[:, None], labels_0, labels_1),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Which replicas of a run are fed here; the default is all of the only one.
+class InputShard:
+    """The replicas that are fed on this machine; the default is the only one.
 
-    A batch is cut into `parts`, and each replica has an equal, consecutive share of every part. So
-    a part is the same examples on any number of replicas.
+    A batch is cut into microbatches, and each replica has an equal, consecutive slice of every
+    microbatch. So a microbatch has the same examples on any number of replicas.
 
     Attributes:
-        replicas: in the run.
-        first: number of the first that is fed here.
-        here: how many are.
-        parts: that replicas cut their examples into, to go through them one after the other.
+        replicas: of the whole run.
+        first: index of the first one that is fed here.
+        here: how many are fed here.
+        microbatches: per batch, which replicas go through one after the other.
     """
 
     replicas: int = 1
     first: int = 0
     here: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     def rows(self, global_batch_size: int) -> np.ndarray:
-        """Rows of a batch, int64 [here, global_batch_size / replicas], by replica.
+        """Rows of the global batch, int64 [here, global_batch_size / replicas], by replica.
 
         Raises:
-            DataError: the batch does not divide.
+            DataError: the batch size is not divisible.
         """
-        pieces = self.replicas * self.parts
+        pieces = self.replicas * self.microbatches
         if global_batch_size % pieces:
-            raise DataError(f"batch_size={global_batch_size} does not divide by {pieces}")
-        rows = np.arange(global_batch_size).reshape(self.parts, self.replicas, -1)
+            raise DataError(f"batch_size={global_batch_size} is not divisible by {pieces}")
+        rows = np.arange(global_batch_size).reshape(self.microbatches, self.replicas, -1)
         mine = rows[:, self.first : self.first + self.here]
         return mine.transpose(1, 0, 2).reshape(self.here, -1)
 
 
 def _deal(dataset: tf.data.Dataset, rows: np.ndarray) -> tf.data.Dataset:
-    """Each batch, whose rows are the sorted ones of `rows`, as an element for each replica."""
+    """Turns batches of the sorted rows of `rows` into an element for each replica."""
     places = np.argsort(np.argsort(rows.reshape(-1))).reshape(rows.shape)
     if len(places) > 1:
         dataset = dataset.map(lambda *batch: tuple(tf.gather(x, places) for x in batch)).unbatch()
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def train_batches(
-    source: Source,
-    *,
-    global_batch_size: int,
-    seed: int,
-    start_step: int,
-    stop_step: int,
-    augmentation: Augmentation,
-    mean: Iterable[float],
-    std: Iterable[float],
-    num_classes: int,
-    share: Share = Share(),
-) -> tf.data.Dataset:
-    """The batches of the steps from `start_step` up to, not including, `stop_step`.
-
-    Only the examples that are needed here are read.
+class TrainPipeline:
+    """The training batches of a run.
 
     Args:
         source: the train split.
         global_batch_size: examples in a step, over all replicas.
-        seed: of the run; it decides the order and every draw.
-        start_step: 0, or where to go on.
-        stop_step: where to end.
-        augmentation: what is done to the images.
-        mean: per channel, on the scale where pixels are in [0, 1].
+        seed: of the run; it determines the order and every draw.
+        augmentations: applied in their order. Images are normalized before the first one that needs
+            it, or at the end.
+        mean: per channel, for pixels in [0, 1].
         std: likewise.
         num_classes: width of soft labels.
-        share: the replicas that are fed. Each gets an element of every batch, in turn.
-
-    Returns:
-        Dataset of (images, labels): images float32 [global_batch_size / replicas, height, width,
-        channels]; labels int32 [n], or float32 [n, num_classes] if examples are mixed.
+        shard: the replicas that are fed. Each gets an element of every batch, in turn. Only
+            examples that are needed here are read.
 
     Raises:
         DataError: a setting does not suit the images or the batch.
     """
-    height, width, _ = source.image_shape
-    if augmentation.crop_padding >= min(height, width):
-        raise DataError(
-            f"crop_padding={augmentation.crop_padding} must be smaller than the images, "
-            f"which are {height}x{width}"
-        )
-    by_replica = share.rows(global_batch_size)
-    sorted_rows = np.sort(by_replica.reshape(-1))
-    if augmentation.mixes:
-        _check_pairs(sorted_rows, global_batch_size)
-    rows = tf.constant(sorted_rows, tf.int64)
-    fetch = _fetcher(source)
 
-    def batch(step):
-        numbers = example_numbers(
-            step, rows, size=len(source.labels), global_batch_size=global_batch_size, seed=seed
-        )
-        images, labels = fetch(numbers)
-        draws = _Draws(seed, step, rows, global_batch_size)
-        return _augment(
-            images, labels, draws, augmentation, lambda x: _normalize(x, mean, std), num_classes
+    def __init__(
+        self,
+        source: Source,
+        *,
+        global_batch_size: int,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        mean: Iterable[float],
+        std: Iterable[float],
+        num_classes: int,
+        shard: InputShard = InputShard(),
+    ):
+        self.source = source
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.augmentations = tuple(augmentations)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.num_classes = num_classes
+        for augmentation in self.augmentations:
+            try:
+                augmentation.check(source.image_shape)
+            except ValueError as error:
+                text = format_augment(self.augmentations)
+                raise DataError(f"--augment={text}: {error}") from error
+        self._by_replica = shard.rows(global_batch_size)
+        self._rows = np.sort(self._by_replica.reshape(-1))
+        if any(augmentation.pairs for augmentation in self.augmentations):
+            _check_pairs(self._rows, global_batch_size)
+        self._labels = on_host(source.labels)
+        self._single = _single(source)
+
+    def batches(self, start_step: int, stop_step: int) -> tf.data.Dataset:
+        """The batches of the steps from `start_step` up to, not including, `stop_step`.
+
+        Returns:
+            Dataset of (images, labels): images float32 [n, height, width, channels] with
+            n = global_batch_size / replicas; labels int32 [n], or float32 [n, num_classes] if an
+            augmentation needs soft labels.
+        """
+        steps = tf.data.Dataset.range(start_step, stop_step)
+        batches = steps.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return _deal(batches, self._by_replica)
+
+    def _numbers(self, step: tf.Tensor, rows: np.ndarray) -> tf.Tensor:
+        return example_numbers(
+            step,
+            tf.constant(rows, tf.int64),
+            size=len(self.source.labels),
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
         )
 
-    steps = tf.data.Dataset.range(start_step, stop_step)
-    batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _deal(batches, by_replica)
+    def _batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = _fetch(self.source, self._labels, self._numbers(step, self._rows))
+        seed = tf.constant([self.seed, 0], tf.int64)
+        draws = Draws(
+            tf.random.experimental.stateless_fold_in(seed, step),
+            tf.constant(self._rows, tf.int64),
+            self.global_batch_size,
+        )
+        if any(augmentation.soft_labels for augmentation in self.augmentations):
+            labels = tf.one_hot(labels, self.num_classes)
+        normalized = False
+        for augmentation in self.augmentations:
+            if augmentation.normalized and not normalized:
+                images, normalized = normalize(images, self.mean, self.std), True
+            stream = draws.stream(stream_name(augmentation))
+            images, labels = augmentation(images, labels, stream)
+        return images if normalized else normalize(images, self.mean, self.std), labels
+
+    def find_fault(self, step: int) -> DataError | None:
+        """Names the first example in the global batch of a step that cannot be decoded, if any.
+
+        It decodes the batch on the host. Call it when an iterator over `batches` has raised.
+        """
+        numbers = self._numbers(tf.constant(step, tf.int64), np.arange(self.global_batch_size))
+        return _find_fault(self.source, self._single, numbers.numpy())
 
 
 def _check_pairs(rows: np.ndarray, global_batch_size: int) -> None:
-    """Mixup and cutmix pair rows 0 and 1, 2 and 3, ...; both must be here."""
+    """Rows 0 and 1, 2 and 3, ... must be here together."""
     if global_batch_size % 2:
-        raise DataError(f"mixup and cutmix pair examples: batch_size={global_batch_size} is odd")
+        raise DataError(
+            f"mixup and cutmix combine pairs of examples: batch_size={global_batch_size} is odd"
+        )
     if len(rows) % 2 or np.any(rows[1::2] != rows[::2] + 1):
         raise DataError(
-            "mixup and cutmix pair examples: a worker's share of a batch, or of each of its parts, "
-            "must be even; use a larger --batch_size"
+            "mixup and cutmix combine pairs of examples: a worker's part of each microbatch must "
+            "be even; use a larger --batch_size"
         )
 
 
-def eval_batches(
-    source: Source,
-    *,
-    global_batch_size: int,
-    mean: Iterable[float],
-    std: Iterable[float],
-    share: Share = Share(),
-) -> tf.data.Dataset:
+class EvalPipeline:
     """The examples of a split once each, in their order.
 
     The last batch is filled up with repeats of the last example, which the mask leaves out.
@@ -265,30 +218,83 @@ def eval_batches(
     Args:
         source: a split.
         global_batch_size: examples in a batch, over all replicas.
-        mean: as for `train_batches`.
+        mean: per channel, for pixels in [0, 1].
         std: likewise.
-        share: likewise.
+        shard: the replicas that are fed. Each gets an element of every batch, in turn.
 
-    Returns:
-        Dataset of (images, labels, mask): as `train_batches` gives them, and float32 [n], 1 where
-        the example counts and 0 where it fills up.
+    Raises:
+        DataError: the batch size is not divisible.
     """
-    size = len(source.labels)
-    by_replica = share.rows(global_batch_size)
-    rows = tf.constant(np.sort(by_replica.reshape(-1)), tf.int64)
-    fetch = _fetcher(source)
 
-    def batch(number):
-        places = number * global_batch_size + rows
-        images, labels = fetch(tf.minimum(places, size - 1))
-        return _normalize(images, mean, std), labels, tf.cast(places < size, tf.float32)
+    def __init__(
+        self,
+        source: Source,
+        *,
+        global_batch_size: int,
+        mean: Iterable[float],
+        std: Iterable[float],
+        shard: InputShard = InputShard(),
+    ):
+        self.source = source
+        self.global_batch_size = global_batch_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._by_replica = shard.rows(global_batch_size)
+        self._rows = np.sort(self._by_replica.reshape(-1))
+        self._labels = on_host(source.labels)
+        self._single = _single(source)
 
-    numbers = tf.data.Dataset.range(math.ceil(size / global_batch_size))
-    batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _deal(batches, by_replica)
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return len(self.source.labels)
+
+    def batches(self) -> tf.data.Dataset:
+        """All batches.
+
+        Returns:
+            Dataset of (images, labels, mask): images float32 [n, height, width, channels], labels
+            int32 [n], and mask float32 [n], 1 where the example counts and 0 where it fills up.
+        """
+        numbers = tf.data.Dataset.range(math.ceil(self.size / self.global_batch_size))
+        batches = numbers.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return _deal(batches, self._by_replica)
+
+    def _batch(self, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        places = number * self.global_batch_size + tf.constant(self._rows, tf.int64)
+        numbers = tf.minimum(places, self.size - 1)
+        images, labels = _fetch(self.source, self._labels, numbers)
+        mask = tf.cast(places < self.size, tf.float32)
+        return normalize(images, self.mean, self.std), labels, mask
+
+    def find_fault(self, batch_number: int) -> DataError | None:
+        """As that of `TrainPipeline`, for the batch of that number, from 0."""
+        start = batch_number * self.global_batch_size
+        stop = min(start + self.global_batch_size, self.size)
+        return _find_fault(self.source, self._single, np.arange(start, stop))
 
 
-def data_error(error: tf.errors.OpError) -> DataError | None:
-    """The DataError that a source raised inside a pipeline, or None if it was something else."""
-    found = re.findall(r"DataError: (.*)", error.message)
-    return DataError(found[-1]) if found else None
+def _fetch(source: Source, labels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images, uint8, and labels, int32, of the numbers, int64 [n]."""
+    images = tf.ensure_shape(source.fetch(numbers), (*numbers.shape, *source.image_shape))
+    return images, tf.gather(labels, numbers)
+
+
+def _single(source: Source) -> tf.types.experimental.PolymorphicFunction:
+    """`source.fetch` for one example at a time, ten times as fast as eager calls."""
+    return tf.function(source.fetch, input_signature=[tf.TensorSpec([1], tf.int64)])
+
+
+def _find_fault(source: Source, fetch, numbers: Iterable[int]) -> DataError | None:
+    """The error for the first of the numbers that `fetch`, a `_single`, cannot read."""
+    for number in numbers:
+        try:
+            fetch(tf.constant([number], tf.int64))
+        except tf.errors.ResourceExhaustedError:
+            return None
+        except tf.errors.NotFoundError:
+            return UndecodableError(source.describe(int(number)), "No such file or directory")
+        except tf.errors.PermissionDeniedError:
+            return UndecodableError(source.describe(int(number)), "Permission denied")
+        except tf.errors.OpError:
+            return UndecodableError(source.describe(int(number)), "its contents are damaged")
+    return None

@@ -1,21 +1,20 @@
-"""Leaving in time: a signal asks the loop to save and stop at the next step."""
+"""Stops a run on SIGINT or SIGTERM: the loop saves its state before it stops."""
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A shell's convention for a process that a signal ended.
-_EXIT_SIGNAL = 128
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state if it could.
+    """A signal stopped the run. Its state has been saved, if possible.
 
     Attributes:
-        signal_number: the signal that asked.
-        step: the step of the last state that is saved; None where none could be.
+        signal_number: of the signal.
+        step: global step of the last saved state, or None if there is none.
     """
 
     def __init__(self, signal_number: int, step: int | None):
@@ -24,45 +23,42 @@ class Interrupted(Exception):
         self.step = step
 
 
-class StopRequest:
-    """Within `with`, SIGINT and SIGTERM are noted; a second one leaves at once, with 128 + number.
+class StopRequest(contextlib.ExitStack):
+    """A context that records a first SIGINT or SIGTERM; a second one exits the process at once.
 
-    Python runs a handler only between two of its own operations, and a call of the device loop can
-    be long. So the second signal is not left to a handler: a thread is told of each by a socket.
+    The exit code is then 128 + signal number. A thread waits for the second signal, since Python
+    calls no handler during a call of the device loop, which can be long. Outside the main thread,
+    where Python cannot set handlers, no signal is recorded.
 
     Attributes:
-        signal_number: of the signal that came, or None.
+        signal_number: of the recorded signal, or None.
     """
 
-    def __init__(self):
-        self.signal_number = None
+    signal_number: int | None = None
 
     def __enter__(self):
-        self._receiver, self._sender = socket.socketpair()
-        self._sender.setblocking(False)
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=_leave_at_second, args=(self._receiver,), daemon=True).start()
+        self.signal_number = None
+        if threading.current_thread() is threading.main_thread():
+            receiver, sender = socket.socketpair()
+            sender.setblocking(False)
+            threading.Thread(target=_exit_at_second, args=(receiver,), daemon=True).start()
+            self.callback(sender.close)  # Which ends the thread.
+            for number in _SIGNALS:
+                previous = signal.signal(number, self._record)
+                self.callback(signal.signal, number, previous or signal.SIG_DFL)
+            fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+            self.callback(signal.set_wakeup_fd, fd)
         return self
 
-    def __exit__(self, *exception):
-        signal.set_wakeup_fd(self._previous_fd)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._sender.close()  # Which ends the thread.
-
-    def _note(self, number, frame):
-        del frame
+    def _record(self, number, _frame):
         self.signal_number = number
 
 
-def _leave_at_second(receiver: socket.socket) -> None:
-    """Leaves the process when a second signal comes; ends when the socket does."""
-    came = False
+def _exit_at_second(receiver: socket.socket) -> None:
+    """Exits the process at the second signal; returns when the socket is closed."""
+    signals = 0
     with receiver:
-        while byte := receiver.recv(1):
-            if byte[0] not in _SIGNALS:
-                continue
-            if came:
-                os._exit(_EXIT_SIGNAL + byte[0])
-            came = True
+        while data := receiver.recv(1):
+            signals += data[0] in _SIGNALS
+            if signals == 2:
+                os._exit(128 + data[0])  # As shells report a process that a signal ended.

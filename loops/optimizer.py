@@ -1,41 +1,103 @@
-"""From summed gradients to new weights: optimizers, weight decay, clipping.
+"""From summed gradients to new weights: optimizers and weight decay.
 
-The update rules are Keras'. What Keras' optimizers do around them is done here instead, because
-there clipping comes before the replicas' gradients are summed, and weight decay takes BatchNorm
-and biases along.
+The update rules are Keras'. What Keras' optimizers do around a rule is done here instead: clipping
+must follow the sum over replicas, and weight decay must leave BatchNorm and biases out.
+
+To add an optimizer, add a line to `OPTIMIZERS`.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from loops.variables import named_variables, nest, tensor_variable
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-# Decay as a gradient of the loss, 0.5 * decay * |w|^2 (Krizhevsky et al. 2012), except AdamW's,
-# which multiplies the weights and bypasses the moments (Loshchilov & Hutter 2017, algorithm 2).
-DECOUPLED_DECAY = ("adamw",)
+_keras = tf.keras.optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer and its defaults.
+
+    Attributes:
+        make: returns the Keras optimizer, from a learning rate and, if it takes one, `momentum`.
+        learning_rate: default peak learning rate.
+        weight_decay: default weight decay.
+        decoupled: whether weight decay multiplies the weights and bypasses the update rule
+            (Loshchilov & Hutter 2017, algorithm 2), or is part of the gradient, as the derivative
+            of 0.5 * decay * |w|^2 (Krizhevsky et al. 2012).
+        takes_momentum: whether `--momentum` applies.
+    """
+
+    make: Callable[..., tf.keras.optimizers.Optimizer]
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    decoupled: bool = True
+    takes_momentum: bool = False
+
+
+def _sgd(learning_rate, momentum: float) -> tf.keras.optimizers.Optimizer:
+    """SGD with Nesterov momentum, unless the momentum is 0."""
+    return _keras.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+OPTIMIZERS: dict[str, OptimizerChoice] = {
+    "sgd": OptimizerChoice(_sgd, 0.2, 5e-4, decoupled=False, takes_momentum=True),
+    "adam": OptimizerChoice(_keras.Adam, decoupled=False),
+    # AdamW's rule is Adam's; its decay is applied here.
+    "adamw": OptimizerChoice(_keras.Adam, weight_decay=0.05),
+    "adadelta": OptimizerChoice(_keras.Adadelta, 1.0),
+    "adagrad": OptimizerChoice(_keras.Adagrad, 0.01),
+    "adamax": OptimizerChoice(_keras.Adamax),
+    "ftrl": OptimizerChoice(_keras.Ftrl, 0.01),
+    "lamb": OptimizerChoice(_keras.Lamb),
+    "lion": OptimizerChoice(_keras.Lion, 1e-4),
+    "muon": OptimizerChoice(_keras.Muon),
+    "rmsprop": OptimizerChoice(_keras.RMSprop),
+}
+
+# Keras optimizers that do not work with an update rule applied variable by variable, and why.
+REFUSED = {
+    "adafactor": "Keras does not name its slots after the variables, as checkpoints need it",
+    "nadam": "it keeps a product of momenta that its update rule alone does not advance",
+    "schedulefreeadamw": "it evaluates at other weights than it trains; use --ema_decay",
+    "lossscaleoptimizer": "--precision=mixed_float16 scales the loss already",
+    "multioptimizer": "it needs other optimizers to divide the weights among",
+}
+
+
+def find_optimizer(name: str) -> OptimizerChoice:
+    """The entry of an optimizer.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name in REFUSED:
+        raise ValueError(f"optimizer {name!r} is not supported: {REFUSED[name]}")
+    if name not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise ValueError(f"unknown optimizer {name!r}; known optimizers: {known}")
+    return OPTIMIZERS[name]
 
 
 def make_optimizer(
     name: str, net: tf.keras.layers.Layer, learning_rate, *, momentum: float = 0.9
 ) -> tf.keras.optimizers.Optimizer:
-    """A Keras optimizer with its slots made, for the trainable variables of a built net.
+    """Makes a Keras optimizer and its slots for the trainable variables of a built net.
 
     Args:
-        name: one of `OPTIMIZERS`.
+        name: a key of `OPTIMIZERS`.
         net: the net.
         learning_rate: a LearningRateSchedule.
-        momentum: of "sgd", which is Nesterov's unless it is 0; beta_1 of the others stays 0.9.
+        momentum: for optimizers that take one.
 
     Raises:
         ValueError: the name is unknown.
     """
-    if name == "sgd":
-        optimizer = tf.keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
-    elif name in ("adam", "adamw"):
-        # AdamW's rule but for its decay, which `apply_update` does.
-        optimizer = tf.keras.optimizers.Adam(learning_rate)
-    else:
-        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    choice = find_optimizer(name)
+    arguments = {"momentum": momentum} if choice.takes_momentum else {}
+    optimizer = choice.make(learning_rate, **arguments)
     optimizer.build(net.trainable_variables)
     return optimizer
 
@@ -43,8 +105,11 @@ def make_optimizer(
 def optimizer_variables(optimizer, net: tf.keras.layers.Layer) -> dict:
     """The global step and the slots as nested dictionaries, by the names of the net's variables.
 
-    Keras would key them by position, and a checkpoint of a changed net could then restore into the
-    wrong variables.
+    Keras keys slots by position, which could restore a checkpoint of a changed net into the wrong
+    variables.
+
+    Raises:
+        ValueError: a slot belongs to no variable of the net.
     """
     flat = {}
     slots = [v for v in optimizer.variables if v is not optimizer.iterations]
@@ -63,12 +128,6 @@ def is_decayed(variable) -> bool:
     return len(variable.shape) > 1
 
 
-def clip_by_global_norm(gradients, norm: tf.Tensor, clip_norm: float):
-    """Scales all gradients down so that their norm, which is given, is at most `clip_norm`."""
-    scale = clip_norm / tf.maximum(norm, clip_norm)
-    return [gradient * scale for gradient in gradients]
-
-
 def apply_update(
     strategy: tf.distribute.Strategy,
     optimizer: tf.keras.optimizers.Optimizer,
@@ -78,7 +137,7 @@ def apply_update(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """One update of the weights and slots. Call it in cross-replica context.
+    """Updates the weights and slots once. Call it in cross-replica context.
 
     Args:
         strategy: whose replicas hold the variables.
@@ -86,7 +145,7 @@ def apply_update(
         variables: trainable variables of the net.
         gradients: one for each variable, summed over the replicas, on every replica.
         weight_decay: for the variables of `is_decayed`.
-        decoupled: whether the decay bypasses the update rule.
+        decoupled: see `OptimizerChoice`.
     """
     learning_rate = optimizer.learning_rate
 

@@ -1,11 +1,11 @@
-"""All that a run is at a step: what a checkpoint holds and a resume restores.
+"""All variables of a run at a step: what a checkpoint holds and a resume restores.
 
 - `net`: weights and BatchNorm statistics
 - `ema_net`: their moving averages, if there are any
 - `optimizer`: the global step and the slots
-- `window`: sums of the metrics since they were last logged
-- `progress`: the best validation scores, their step, and the step that was last evaluated
-- `guard`: what became of updates that were not finite
+- `window`: sums of the training metrics since they were last logged
+- `progress`: the best validation figures, their step, and the step that was last evaluated
+- `guard`: counts and figures of updates that were not finite
 - `loss_scale`: for float16, if it is in use
 """
 
@@ -13,14 +13,18 @@ import math
 
 import tensorflow as tf
 
+from loops.metrics import METRICS, summarize
 from loops.optimizer import optimizer_variables
 
 
-def _scalar(value, dtype, name: str) -> tf.Variable:
+def _variable(value, dtype, name: str) -> tf.Variable:
     return tf.Variable(
-        value, dtype=dtype, trainable=False, name=name,
+        value,
+        dtype=dtype,
+        trainable=False,
+        name=name,
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )  # fmt: skip
+    )
 
 
 class LossScale:
@@ -33,21 +37,21 @@ class LossScale:
 
     def __init__(self, growth_steps: int = 2000):
         self.growth_steps = growth_steps
-        self.scale = _scalar(2.0**15, tf.float32, "scale")
-        self.good_steps = _scalar(0, tf.int64, "good_steps")
+        self.scale = _variable(2.0**15, tf.float32, "scale")
+        self.good_steps = _variable(0, tf.int64, "good_steps")
 
     def update(self, finite: tf.Tensor) -> None:
-        """Moves the scale after a step whose gradients were finite, or not. Cross-replica."""
-        none = tf.zeros_like(self.good_steps)
-        good = tf.where(finite, self.good_steps + 1, none)
+        """Adapts the scale to whether a step's gradients were finite. Cross-replica."""
+        zero = tf.zeros_like(self.good_steps)
+        good = tf.where(finite, self.good_steps + 1, zero)
         grow = good >= self.growth_steps
         grown = tf.where(grow, self.scale * 2, self.scale)
         self.scale.assign(tf.where(finite, grown, tf.maximum(self.scale / 2, 1.0)))
-        self.good_steps.assign(tf.where(grow, none, good))
+        self.good_steps.assign(tf.where(grow, zero, good))
 
 
 class TrainState:
-    """Make it in the strategy's scope, after the net and the optimizer are built.
+    """The variables of a run. Make it in the strategy's scope, after the net and the optimizer.
 
     Args:
         net: the net, built.
@@ -62,29 +66,29 @@ class TrainState:
         self.optimizer = optimizer
         self.loss_scale = LossScale() if loss_scale else None
         self.window = {
-            "loss": _scalar(0, tf.float64, "loss"),
-            "correct": _scalar(0, tf.float64, "correct"),
-            "examples": _scalar(0, tf.int64, "examples"),
-            "gradient_norm": _scalar(0, tf.float64, "gradient_norm"),
-            "steps": _scalar(0, tf.int64, "steps"),
+            "loss": _variable([0], tf.float64, "loss"),
+            "gradient_norm": _variable(0, tf.float64, "gradient_norm"),
+            "examples": _variable(0, tf.int64, "examples"),
+            "steps": _variable(0, tf.int64, "steps"),
+            **{name: _variable([0] * m.size, tf.float64, name) for name, m in METRICS.items()},
         }
         self.progress = {
-            "best_top_1_accuracy": _scalar(-1, tf.float64, "best_top_1_accuracy"),
-            "best_loss": _scalar(math.inf, tf.float64, "best_loss"),
-            "best_step": _scalar(-1, tf.int64, "best_step"),
-            "evaluated_step": _scalar(-1, tf.int64, "evaluated_step"),
+            "best_metric_value": _variable(math.nan, tf.float64, "best_metric_value"),
+            "best_loss": _variable(math.inf, tf.float64, "best_loss"),
+            "best_step": _variable(-1, tf.int64, "best_step"),
+            "evaluated_step": _variable(-1, tf.int64, "evaluated_step"),
         }
         self.guard = {
-            # Updates that were dropped, in all and without a good one in between.
-            "skipped": _scalar(0, tf.int64, "skipped"),
-            "in_a_row": _scalar(0, tf.int64, "in_a_row"),
-            # How often the run went back to a checkpoint, and the batches that it left out by it.
-            "restores": _scalar(0, tf.int64, "restores"),
-            "batches_left_out": _scalar(0, tf.int64, "batches_left_out"),
-            # Set when training cannot go on: loss and gradient norm of the next update.
-            "stuck": _scalar(False, tf.bool, "stuck"),
-            "loss": _scalar(0, tf.float32, "bad_loss"),
-            "gradient_norm": _scalar(0, tf.float32, "bad_gradient_norm"),
+            # Updates that were dropped: in all, and since the last one that was not.
+            "skipped": _variable(0, tf.int64, "skipped"),
+            "in_a_row": _variable(0, tf.int64, "in_a_row"),
+            # How often training went back to a checkpoint, and the batches it left out in all.
+            "restores": _variable(0, tf.int64, "restores"),
+            "batches_left_out": _variable(0, tf.int64, "batches_left_out"),
+            # Set when training cannot continue: loss and gradient norm of the next update.
+            "stuck": _variable(False, tf.bool, "stuck"),
+            "loss": _variable(0, tf.float32, "bad_loss"),
+            "gradient_norm": _variable(0, tf.float32, "bad_gradient_norm"),
         }
         if ema_net is not None:
             for average, variable in zip(ema_net.variables, net.variables, strict=True):
@@ -101,7 +105,7 @@ class TrainState:
         return self.net if self.ema_net is None else self.ema_net
 
     def is_finite(self) -> bool:
-        """Whether every weight, statistic, average and slot is."""
+        """Whether every weight, statistic, average and slot is finite."""
         return bool(self._is_finite())
 
     @tf.function
@@ -110,6 +114,25 @@ class TrainState:
         variables = [v for net in nets for v in net.variables] + self.optimizer.variables
         floats = [v.value for v in variables if v.dtype.startswith(("float", "bfloat"))]
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in floats])
+
+    def window_figures(self) -> dict[str, float]:
+        """The training figures since `reset_window`; NaN if no update was made.
+
+        The loss and every metric are means over the examples, `gradient_norm` over the updates.
+        """
+        window = {name: variable.numpy() for name, variable in self.window.items()}
+        # Updates that were dropped are in no sum.
+        examples, steps = window["examples"] or math.nan, window["steps"] or math.nan
+        return {
+            "loss": float(window["loss"][0] / examples),
+            **summarize({name: window[name] / examples for name in METRICS}),
+            "gradient_norm": float(window["gradient_norm"] / steps),
+        }
+
+    def reset_window(self) -> None:
+        """Sets the sums of the training metrics to 0."""
+        for variable in self.window.values():
+            variable.assign(tf.zeros_like(variable))
 
     def parts(self) -> dict[str, object]:
         """What a checkpoint holds, by name."""
@@ -128,7 +151,7 @@ class TrainState:
         return parts
 
     def num_variables(self) -> int:
-        """How many variables a checkpoint must hold, counted without the help of a checkpoint."""
+        """The number of variables a checkpoint must hold, counted without looking at one."""
         return (
             len(self.net.variables)
             + (len(self.ema_net.variables) if self.ema_net is not None else 0)

@@ -1,17 +1,17 @@
 """The training step: a global batch in, new weights out, and a loop of steps on the device.
 
-Synopsis:
-
-    step = TrainStep(strategy, state, global_batch_size=128, ...)
-    step.run(iterator, tf.constant(50))   # 50 updates
+step = TrainStep(strategy, state, StepSettings(global_batch_size=128))
+step.run(iterator, tf.constant(50))   # 50 updates
 """
 
 import dataclasses
 
 import tensorflow as tf
 
-from loops.metrics import cross_entropy, top_k_correct
-from loops.optimizer import apply_update, clip_by_global_norm
+from loops.losses import LOSSES, soft_targets
+from loops.metrics import values_per_example
+from loops.optimizer import apply_update
+from loops.schedule import LearningRate
 from loops.state import TrainState
 from loops.variables import tensor_variable
 
@@ -22,26 +22,26 @@ class StepSettings:
 
     Attributes:
         global_batch_size: examples in an update, over all replicas.
-        accumulation: parts that a batch is cut into, one after the other, to hold fewer
-            activations; BatchNorm sees each part alone. Each replica's examples are its share of
-            the first part, then of the second, and so on.
-        label_smoothing: see `loops.metrics.cross_entropy`.
+        loss: a key of `loops.losses.LOSSES`.
+        accumulation: number of microbatches a batch is cut into, which run one after the other to
+            hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
+            of the first microbatch, then of the second, and so on.
+        label_smoothing: see `loops.losses.soft_targets`.
         weight_decay: see `loops.optimizer`.
-        decoupled_decay: whether the decay bypasses the update rule.
-        clip_norm: highest global norm of the gradients, which are those of the whole batch; 0 is
-            off.
-        ema_decay: share of the old average that is kept at each update.
-        auxiliary_weight: share of the loss of each auxiliary head, if the net gives more than its
+        decoupled_decay: see `loops.optimizer.OptimizerChoice`.
+        clip_norm: highest global norm of the gradients of the whole batch; 0 disables clipping.
+        ema_decay: decay of the moving averages per update.
+        auxiliary_weight: weight of each auxiliary head's loss, if the net returns more than its
             logits in training. The metrics are those of the net's own logits.
-        seed: of what the net draws (dropout); None for a net that draws nothing, and is called
-            without.
-        jit: compile forward and backward pass with XLA.
-        on_nan: what becomes of an update whose loss or gradient is not finite. It is never made.
-            "skip" counts it and goes on; "stop" and "restore" leave the state as it was before,
+        seed: of what the net draws (dropout); None for a net that draws nothing and takes no seed.
+        jit: compile the forward and backward pass with XLA.
+        on_nan: what happens to an update whose loss or gradient is not finite. It is never made.
+            "skip" counts it and continues; "stop" and "restore" leave the state as it was before,
             for the host to decide.
     """
 
     global_batch_size: int
+    loss: str = "cross_entropy"
     accumulation: int = 1
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
@@ -54,27 +54,36 @@ class StepSettings:
     on_nan: str = "stop"
 
 
-# Where so many updates in a row are not finite, going on is of no use.
-MOST_SKIPS_IN_A_ROW = 100
+# After this many consecutive updates that are not finite, training aborts.
+MAX_CONSECUTIVE_SKIPS = 100
 
 
 class TrainStep:
     """Makes updates to a state.
 
     The loss is the sum over a replica's examples divided by the global batch size, and gradients
-    are summed over replicas: one replica and several do the same arithmetic. Each sees its own
-    examples in BatchNorm, and after every step the moving statistics are the mean of theirs.
+    are summed over replicas: one replica and several do the same arithmetic. Each replica's
+    BatchNorm sees its own examples, and after every step the moving statistics are averaged.
 
     Args:
         strategy: whose replicas share each batch.
         state: made in the strategy's scope.
         settings: how an update is made.
+        learning_rate: the schedule that the optimizer was made with.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, state: TrainState, settings: StepSettings):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        state: TrainState,
+        settings: StepSettings,
+        learning_rate: LearningRate,
+    ):
         self.strategy = strategy
         self.state = state
         self.settings = settings
+        self.learning_rate = learning_rate
+        self._loss = LOSSES[settings.loss]
         self._weights = [tensor_variable(v) for v in state.net.trainable_variables]
         self._statistics = [tensor_variable(v) for v in state.net.non_trainable_variables]
         self._gradients = self._gradients_of
@@ -83,9 +92,9 @@ class TrainStep:
 
     @tf.function
     def run(self, iterator, num_steps: tf.Tensor) -> None:
-        """Makes `num_steps` updates, an int32 scalar, without leaving the device.
+        """Makes `num_steps` updates, an int32 scalar, without returning to the host.
 
-        It leaves early where numbers go wrong, with `state.guard["stuck"]` set.
+        It returns early, with `state.guard["stuck"]` set, if an update is not finite.
         """
         made = tf.zeros_like(num_steps)
         while made < num_steps and not self.state.guard["stuck"]:
@@ -94,27 +103,33 @@ class TrainStep:
 
     def _step(self, batch) -> None:
         """One update, in cross-replica context."""
-        gradients, *sums = self.strategy.run(self._replica_step, args=batch)
-        # Summed over the replicas, so that each of them has the same.
-        norm, loss, correct = (self.strategy.experimental_local_results(x)[0] for x in sums)
+        gradients, norm, sums = self.strategy.run(self._replica_step, args=batch)
+
+        # These are sums over the replicas, equal on each of them.
+        def first(per_replica):
+            return self.strategy.experimental_local_results(per_replica)[0]
+
+        norm, sums = first(norm), {name: first(value) for name, value in sums.items()}
+        loss = sums["loss"][0]
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         overflow = self._rescale(norm, loss)
-        counted = self._guard(finite, overflow, norm, loss)
+        counts = self._record_nonfinite(finite, overflow, norm, loss)
         tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-        self.state.optimizer.iterations.assign_add(tf.cast(counted, tf.int64))
+        self.state.optimizer.iterations.assign_add(tf.cast(counts, tf.int64))
         tf.cond(finite, self._average, lambda: None)
 
-        # What is not finite is left out, not multiplied by 0.
+        # An update that is not finite is left out, not multiplied by 0.
         window, examples = self.state.window, self.settings.global_batch_size
-        for name, value in (("loss", loss), ("correct", correct), ("gradient_norm", norm)):
-            window[name].assign_add(tf.where(finite, tf.cast(value, tf.float64), 0.0))
+        for name, value in {**sums, "gradient_norm": norm}.items():
+            value = tf.cast(value, tf.float64)
+            window[name].assign_add(tf.where(finite, value, tf.zeros_like(value)))
         window["examples"].assign_add(tf.where(finite, tf.constant(examples, tf.int64), 0))
         window["steps"].assign_add(tf.cast(finite, tf.int64))
 
     def _rescale(self, norm, loss) -> tf.Tensor:
-        """Moves the loss scale; whether it was so high that the gradients overflowed, scalar bool.
+        """Adapts the loss scale; returns whether the gradients overflowed because of it, bool.
 
-        That is a matter of course in float16, and no sign of wrong numbers.
+        Overflows are expected in float16, and do not mean that training diverges.
         """
         scale = self.state.loss_scale
         if scale is None:
@@ -124,10 +139,10 @@ class TrainStep:
         tf.cond(fits | overflow, lambda: scale.update(fits), lambda: None)
         return overflow
 
-    def _guard(self, finite, overflow, norm, loss) -> tf.Tensor:
-        """Takes note of an update with wrong numbers; whether the step counts, scalar bool.
+    def _record_nonfinite(self, finite, overflow, norm, loss) -> tf.Tensor:
+        """Records an update that is not finite; returns whether the step counts, a scalar bool.
 
-        A step whose update is dropped counts: its batch has been seen.
+        A step whose update is dropped counts, since its batch has been seen.
         """
         guard, skips = self.state.guard, self.settings.on_nan == "skip"
         wrong = ~finite & ~overflow
@@ -135,52 +150,53 @@ class TrainStep:
         if skips:
             guard["skipped"].assign_add(one)
         guard["in_a_row"].assign(tf.where(finite, 0 * one, guard["in_a_row"] + one))
-        most = MOST_SKIPS_IN_A_ROW if skips else 1
-        guard["stuck"].assign(guard["in_a_row"] >= most)
+        guard["stuck"].assign(guard["in_a_row"] >= (MAX_CONSECUTIVE_SKIPS if skips else 1))
         loss /= self.settings.global_batch_size
         for name, value in (("loss", loss), ("gradient_norm", norm)):
             guard[name].assign(tf.where(wrong, value, guard[name]))
         return ~wrong if not skips else tf.constant(True)
 
     def _replica_step(self, images, labels):
-        """One replica's part.
+        """One replica's part of an update.
 
-        Returns, of the whole batch and the same on every replica: gradients, their norm, and the
-        sums over the examples of the loss and of the correct answers.
+        Returns, of the whole batch and equal on every replica: the gradients, their norm, and the
+        sums over the examples of the loss and the metrics, by name.
         """
         settings = self.settings
         gradients, sums = None, None
         statistics = [v.read_value() for v in self._statistics]
-        parts = settings.accumulation
         replicas = tf.distribute.get_replica_context()
-        for part, (image_part, label_part) in enumerate(
-            zip(tf.split(images, parts), tf.split(labels, parts), strict=True)
-        ):
-            # All replicas together have a part, so that it is the same on any number of them.
-            place = part * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
+        microbatches = zip(
+            tf.split(images, settings.accumulation),
+            tf.split(labels, settings.accumulation),
+            strict=True,
+        )
+        for number, (some_images, some_labels) in enumerate(microbatches):
+            # All replicas share a microbatch, so it is the same on any number of them.
+            place = number * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
             new_gradients, new_sums = self._gradients(
-                image_part,
-                label_part,
+                some_images,
+                some_labels,
                 self.state.optimizer.iterations.value,
-                place * tf.shape(image_part)[0],
+                place * tf.shape(some_images)[0],
             )
             if gradients is None:
                 gradients, sums = new_gradients, new_sums
             else:
                 gradients = [a + b for a, b in zip(gradients, new_gradients, strict=True)]
-                sums = [a + b for a, b in zip(sums, new_sums, strict=True)]
+                sums = {name: sums[name] + new_sums[name] for name in sums}
         gradients, sums = replicas.all_reduce("SUM", (gradients, sums))
         if self.state.loss_scale is not None:
             gradients = [gradient / self.state.loss_scale.scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         if settings.clip_norm:
-            gradients = clip_by_global_norm(gradients, norm, settings.clip_norm)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
-        self._settle(statistics, finite)
-        return gradients, norm, *sums
+            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm, use_norm=norm)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"][0])
+        self._sync_batch_stats(statistics, finite)
+        return gradients, norm, sums
 
-    def _settle(self, before, finite) -> None:
-        """Moving statistics become their mean over replicas, or go back to before the step."""
+    def _sync_batch_stats(self, before, finite) -> None:
+        """Averages the moving statistics over the replicas, or restores those before the step."""
         after = [v.read_value() for v in self._statistics]
         if self.strategy.num_replicas_in_sync > 1 and after:
             after = tf.distribute.get_replica_context().all_reduce("MEAN", after)
@@ -188,26 +204,27 @@ class TrainStep:
             variable.assign(tf.where(finite, new, old))
 
     def _gradients_of(self, images, labels, step, first_row):
-        """Gradients of the scaled loss of some examples; their sums of loss and correct answers."""
+        """Gradients of the scaled loss of some examples, and the sums of their loss and metrics."""
         settings = self.settings
         draws = {}
         if settings.seed is not None:
-            # Not the stream of the data's draws (data/pipeline.py), whose second number is 0.
+            # Not the stream of the data's draws, whose second number is 0.
             run_seed = tf.constant([settings.seed, 1], tf.int64)
             draws["seed"] = tf.random.experimental.stateless_fold_in(run_seed, step)
             draws["rows"] = (first_row, settings.global_batch_size)
         with tf.GradientTape() as tape:
             outputs = self.state.net(images, training=True, **draws)
             logits, *auxiliary = tf.nest.flatten(outputs)
-            losses = cross_entropy(labels, logits, settings.label_smoothing)
+            targets = soft_targets(labels, logits.shape[-1], settings.label_smoothing)
+            losses = self._loss(targets, logits)
             total = losses
             for other in auxiliary:
-                other_losses = cross_entropy(labels, other, settings.label_smoothing)
-                total += settings.auxiliary_weight * other_losses
+                total += settings.auxiliary_weight * self._loss(targets, other)
             loss = tf.reduce_sum(total) / settings.global_batch_size
             if self.state.loss_scale is not None:
                 loss *= self.state.loss_scale.scale
-        sums = [tf.reduce_sum(losses), tf.reduce_sum(top_k_correct(labels, logits, k=1))]
+        values = {"loss": losses[:, None], **values_per_example(labels, logits)}
+        sums = {name: tf.reduce_sum(value, axis=0) for name, value in values.items()}
         return tape.gradient(loss, self._weights), sums
 
     def _apply(self, gradients) -> None:
@@ -221,7 +238,7 @@ class TrainStep:
         )
 
     def _average(self) -> None:
-        """Moves the averages of weights and BatchNorm statistics.
+        """Updates the moving averages of weights and BatchNorm statistics.
 
         The decay is lower at first, min(decay, (1 + step) / (10 + step)), so that the random
         initial weights are soon forgotten.

@@ -1,9 +1,9 @@
-"""What is trained: nets by name.
+"""The nets by name.
 
     net = nets.build("resnet18", num_classes=10, image_shape=(32, 32, 3))
     logits = net(images, training=True)
 
-A new net is a file beside this one and a line in the table.
+To add a net, write its file in this folder, import its class here and add a line to `NETS`.
 """
 
 import functools
@@ -33,7 +33,7 @@ from nets.resnet import (
 )
 from nets.resnet_v2 import ResNetV2
 
-# What the nets of He et al. 2015, section 4.2, have in common, and the nets without shortcuts.
+# Shared settings: the nets of He et al. 2015, section 4.2, and the nets without shortcuts.
 _cifar = functools.partial(ResNet, filters=(16, 32, 64), block=BasicBlock, shortcut=PaddedShortcut)
 _projected = functools.partial(_cifar, shortcut=ProjectionShortcut)
 _plain = functools.partial(ResNet, block=PlainBlock, shortcut=None)
@@ -76,47 +76,53 @@ NETS = {
     "plain56": functools.partial(_plain, filters=(16, 32, 64), blocks=(9, 9, 9)),
 }
 
-# A smaller image gets a net's small stem, others the large one, unless told otherwise.
+# Images from this size on get the large stem by default, smaller ones the small stem.
 SMALLEST_LARGE_IMAGE = 96
 
 
 class NetError(ValueError):
-    """There is no such net, or it does not take such images."""
+    """The net is unknown, or the images are too small for it."""
 
 
 def check_name(name: str) -> None:
-    """Raises NetError, which lists the known names, unless `name` is a net's."""
+    """Raises NetError, which lists the known names, unless `name` is a key of `NETS`."""
     if name not in NETS:
         raise NetError(f"unknown net {name!r}; known nets: {', '.join(NETS)}")
 
 
 def net_class(name: str) -> type[Net]:
-    """The class of a net, with what its paper says as attributes (see `nets.net.Net`).
+    """Returns the class of a net, whose attributes are its paper's settings (see `nets.net.Net`).
 
     Raises:
-        NetError: there is no net of that name.
+        NetError: the name is unknown.
     """
     check_name(name)
-    made = NETS[name]
-    return made.func if isinstance(made, functools.partial) else made
+    net = NETS[name]
+    return net.func if isinstance(net, functools.partial) else net
 
 
 def default_stem(image_shape: tuple[int, int, int]) -> str:
-    """The stem for images of a shape: "small" or "large"."""
+    """Returns the default stem, "small" or "large", for images [height, width, channels]."""
     return "small" if min(image_shape[:2]) < SMALLEST_LARGE_IMAGE else "large"
 
 
 def check_size(name: str, image_shape: tuple[int, int, int], stem: str | None = None) -> None:
-    """Raises NetError, which tells the smallest size, if the images are too small for a net."""
+    """Raises NetError, which names the smallest size, if the images are too small for a net.
+
+    Args:
+        name: a key of `NETS`.
+        image_shape: (height, width, channels).
+        stem: "small" or "large"; None for the default of the image size.
+    """
     stem = stem or default_stem(image_shape)
     smallest = getattr(net_class(name).smallest_size, stem)
     if min(image_shape[:2]) < smallest:
         height, width, _ = image_shape
         other = net_class(name).smallest_size.small
-        hint = f"; --stem=small takes them from {other}x{other}" if stem == "large" else ""
+        hint = f"; with --stem=small, at least {other}x{other}" if stem == "large" else ""
         raise NetError(
-            f"images of {height}x{width} are too small for {name}, which with its {stem} stem "
-            f"takes them from {smallest}x{smallest}{hint}"
+            f"images of {height}x{width} are too small for {name}: with its {stem} stem they must "
+            f"be at least {smallest}x{smallest}{hint}"
         )
 
 
@@ -130,21 +136,22 @@ def build(
     batch_norm_momentum: float | None = None,
     sync_batch_norm: bool = False,
 ) -> Net:
-    """Makes a net and all its variables.
+    """Creates a net and all its variables.
 
-    Call it eagerly, in the strategy's scope, after the precision policy and the seed are set.
+    Call it eagerly, in the strategy's scope, after setting the dtype policy and the random seed.
+    The data layout is channels_last, whatever ~/.keras/keras.json says.
 
     Args:
         name: a key of `NETS`.
-        num_classes: width of the logits.
-        image_shape: (height, width, channels) of the images it will see.
-        stem: "small" or "large"; None for what suits the images.
-        auxiliary: whether a net that has auxiliary heads gets them.
-        batch_norm_momentum: see `nets.net.Net`; None for the net's own.
+        num_classes: number of logits.
+        image_shape: (height, width, channels) of the images.
+        stem: "small" or "large"; None for the default of the image size.
+        auxiliary: whether to create the auxiliary heads of a net that has them.
+        batch_norm_momentum: BatchNorm momentum, in [0, 1]; None for the net's own.
         sync_batch_norm: whether replicas normalize with the statistics of the whole batch.
 
     Raises:
-        NetError: there is no net of that name, or the images are too small for it.
+        NetError: the name is unknown, or the images are too small for the net.
     """
     stem = stem or default_stem(image_shape)
     check_size(name, image_shape, stem)

@@ -1,15 +1,16 @@
-"""Inception10, a small InceptionNet for small images, in four styles of block.
+"""Inception10, a small Inception net for small images, with four kinds of block.
 
-Ten layers deep, counting the stem, four Inception layers of two convolutions each, and the dense
-layer. Its blocks have BatchNorm after every convolution (Ioffe & Szegedy 2015) and differ in one
-idea each, so that two runs show what the idea does:
+It is ten layers deep: the stem, four Inception blocks of two convolutions each, and the dense
+layer. All blocks have BatchNorm after every convolution (Ioffe & Szegedy 2015). Each kind changes
+one idea, so that two runs show its effect:
 
 - `InceptionBlock`: Szegedy et al. 2014, "Going Deeper with Convolutions", figure 2 (b).
-- `StackedBlock`: two 3x3 convolutions for a 5x5 (Szegedy et al. 2015, "Rethinking the Inception
-  Architecture for Computer Vision", section 3.1, figure 5).
-- `FactorizedBlock`: 1xn and nx1 for nxn (the same, section 3.2, figure 6).
-- `ResidualInceptionBlock`: the block as a residual (Szegedy et al. 2016, "Inception-v4,
-  Inception-ResNet and the Impact of Residual Connections on Learning", section 3.2).
+- `StackedBlock`: two 3x3 convolutions instead of a 5x5 (Szegedy et al. 2015, "Rethinking the
+  Inception Architecture for Computer Vision", section 3.1, figure 5).
+- `FactorizedBlock`: 1xn and nx1 convolutions instead of nxn (same paper, section 3.2, figure 6).
+- `ResidualInceptionBlock`: a residual connection around the block (Szegedy et al. 2016,
+  "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning",
+  section 3.2).
 """
 
 import tensorflow as tf
@@ -28,11 +29,11 @@ from nets.net import Net, Sizes
 
 
 class InceptionBlock(Branches):
-    """Four branches side by side, concatenated to 4 * `filters` channels.
+    """Four parallel branches, concatenated to 4 * `filters` channels.
 
     Args:
-        filters: output channels of each branch, and of the 1x1 reductions.
-        strides: of the whole block; each branch takes it in its 1x1 convolution.
+        filters: output channels of each branch and of the 1x1 reductions.
+        strides: stride of the block, applied by the 1x1 convolution of each branch.
     """
 
     def __init__(self, filters: int, *, strides: int = 1):
@@ -49,23 +50,23 @@ class InceptionBlock(Branches):
         )
 
     def middle(self, filters: int) -> list:
-        """Layers that see 3x3 pixels."""
+        """Returns layers with a receptive field of 3x3 pixels."""
         return [ConvBatchNorm(filters, 3)]
 
     def wide(self, filters: int) -> list:
-        """Layers that see 5x5 pixels."""
+        """Returns layers with a receptive field of 5x5 pixels."""
         return [ConvBatchNorm(filters, 5)]
 
 
 class StackedBlock(InceptionBlock):
-    """As `InceptionBlock`, with two 3x3 convolutions in place of the 5x5."""
+    """An `InceptionBlock` with two 3x3 convolutions instead of the 5x5."""
 
     def wide(self, filters: int) -> list:
         return [ConvBatchNorm(filters, 3), ConvBatchNorm(filters, 3)]
 
 
 class FactorizedBlock(InceptionBlock):
-    """As `InceptionBlock`, with 1xn and nx1 convolutions in place of the 3x3 and the 5x5."""
+    """An `InceptionBlock` with 1xn and nx1 convolutions instead of the 3x3 and the 5x5."""
 
     def middle(self, filters: int) -> list:
         return [ConvBatchNorm(filters, (1, 3)), ConvBatchNorm(filters, (3, 1))]
@@ -75,12 +76,12 @@ class FactorizedBlock(InceptionBlock):
 
 
 class ResidualInceptionBlock(Composite):
-    """An `InceptionBlock` and a linear 1x1 convolution, added to the input; ReLU after the sum.
+    """An `InceptionBlock` and a linear 1x1 convolution, added to the input, then ReLU.
 
     Args:
         filters: see `InceptionBlock`.
-        strides: of the whole block. Where it is not 1, the shortcut is a 1x1 convolution with
-            BatchNorm; where it is, the input must have 4 * `filters` channels.
+        strides: stride of the block. If it is 1, the input must have 4 * `filters` channels.
+            Otherwise the shortcut is a 1x1 convolution with BatchNorm.
     """
 
     def __init__(self, filters: int, *, strides: int = 1):
@@ -100,15 +101,14 @@ class ResidualInceptionBlock(Composite):
 class Inception10(Net):
     """Stem, two stages of two Inception blocks, global average pooling, one dense layer.
 
-    On 32x32 images the stages give 32x32x16, 16x16x64, 8x8x128 and `num_classes` logits. The small
-    stem is a 3x3 convolution; the large one makes the image four times smaller.
+    On 32x32 images the outputs of the stages are 32x32x16, 16x16x64, 8x8x128 and `num_classes`
+    logits. The small stem is a 3x3 convolution; the large one downsamples by 4.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
-        block: class of the blocks, as `block(filters, strides=...)`.
-        filters: channels of each branch, a number per stage. The first block of a stage halves
-            the image.
+        block: class of the blocks, called as `block(filters, strides=...)`.
+        filters: for each stage, channels of each branch. The first block of a stage has stride 2.
         stem_filters: channels of the stem.
     """
 

@@ -1,17 +1,17 @@
 """Inception-ResNet-v1 and Inception-ResNet-v2.
 
 Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
-Learning", figures 10 to 19, with the filters of table 1 in Reduction-A. Each residual ends in a 1x1
-convolution with bias and without BatchNorm, and is scaled down before it is added (section 3.3,
+Learning", figures 10 to 19, with the filters of table 1 in Reduction-A. Each residual ends with a
+1x1 convolution with bias and without BatchNorm, and is scaled down before it is added (section 3.3,
 figure 20).
 
-Where the figures and the authors' released code (tensorflow/models,
-research/slim/nets/inception_resnet_v2.py) differ, v2 is as the code and tf.keras.applications are:
-the stem is Inception V3's with one Inception module behind it, where figure 15 has Inception V4's;
-modules and widths are those of the code; the scales are 0.17, 0.1 and 0.2, the last module is
-neither scaled nor followed by ReLU, and a 1x1 convolution stands before the pooling. The code's
-auxiliary head, which no figure shows, is left out. V1, of which
-no code was released, is as its figures, with the same scales.
+Where the figures differ from the authors' released code (tensorflow/models,
+research/slim/nets/inception_resnet_v2.py), V2 follows the code, as tf.keras.applications does. The
+stem is that of Inception V3 and one Inception module, where figure 15 has that of Inception V4.
+Modules and widths are those of the code. The scales are 0.17, 0.1 and 0.2; the last module is not
+scaled and has no ReLU, and a 1x1 convolution precedes the pooling. The auxiliary head of the code,
+which is in no figure, is left out. No code was released for V1, which follows its figures, with the
+same scales.
 """
 
 import tensorflow as tf
@@ -30,19 +30,19 @@ from nets.net import Net, Sizes
 
 
 class ResidualModule(Composite):
-    """Branches and a linear 1x1 convolution, scaled and added to the input; ReLU after the sum.
+    """Branches and a linear 1x1 convolution, scaled and added to the input, then ReLU.
 
     Args:
         branches: see `nets.layers.Branches`.
         filters: channels of the input and the output.
-        scale: of the residual.
-        relu: whether ReLU follows the sum.
+        scale: factor of the residual.
+        relu: whether to apply ReLU to the sum.
     """
 
     def __init__(self, branches: list, filters: int, *, scale: float, relu: bool = True):
         super().__init__()
         self.inception = Branches(branches)
-        # Slim's default (Glorot & Bengio 2010), since no BatchNorm levels this one's scale.
+        # Slim's default (Glorot & Bengio 2010), since no BatchNorm normalizes the scale.
         self.expand = Convolution(filters, 1, kernel_initializer="glorot_uniform")
         self.scale = scale
         self.relu = relu
@@ -76,7 +76,7 @@ class InceptionResNetB(ResidualModule):
 
     Args:
         filters: channels of the input and the output.
-        widths: channels of the 1x1 branch, and of the 1x1, 1x7 and 7x1 convolutions of the other.
+        widths: channels of the 1x1 branch and of the other's 1x1, 1x7 and 7x1 convolutions.
     """
 
     def __init__(self, filters: int, widths: tuple[int, int, int, int]):
@@ -116,7 +116,7 @@ class ReductionB(Branches):
     """From the 17x17 grid to 8x8: figures 12 and 18.
 
     Args:
-        widths: channels of the second branch's convolution, and of the third's two.
+        widths: channels of the 3x3 convolutions of the second branch (one) and the third (two).
     """
 
     def __init__(self, widths: tuple[int, int, int]):
@@ -136,11 +136,10 @@ class ReductionB(Branches):
 
 
 class InceptionResNet(Net):
-    """What both versions have: three stages of residual modules, dropout of 20%, one dense layer.
+    """Base class of both versions: three stages of residual modules, 20% dropout, one dense layer.
 
-    On 299x299 images the grids are 35x35, 17x17 and 8x8; with the small stem, for about 32x32, they
-    are 32x32, 15x15 and 7x7. The small stem keeps the size: nothing in it has a stride, everything
-    pads its input, and its pools are left out.
+    On 299x299 images the grids are 35x35, 17x17 and 8x8. With the small stem on 32x32 images they
+    are 32x32, 15x15 and 7x7: its layers have stride 1 and "same" padding, and it has no pooling.
     """
 
     smallest_size = Sizes(small=7, large=75)
@@ -157,14 +156,14 @@ class InceptionResNetV1(InceptionResNet):
     """Figure 15 with the modules of figures 10 to 14.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
     """
 
     def __init__(self, num_classes: int, *, stem: str = "large"):
         super().__init__()
         strides, padding = (1, "same") if stem == "small" else (2, "valid")
-        # Figure 14: V3's stem with a convolution in place of the second pooling.
+        # Figure 14: the stem of V3 with a convolution instead of the second pooling.
         convolutions = inception_stem(stem, last_pool=False)
         last = ConvBatchNorm(256, 3, strides=strides, padding=padding)
         self.stem = Chain([*convolutions, last])
@@ -177,10 +176,10 @@ class InceptionResNetV1(InceptionResNet):
 
 
 class InceptionResNetV2(InceptionResNet):
-    """Figure 15 with the modules of figures 16 to 19, as released.
+    """Figure 15 with the modules of figures 16 to 19, as in the released code.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
     """
 

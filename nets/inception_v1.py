@@ -1,13 +1,13 @@
-"""Inception V1, GoogLeNet.
+"""Inception V1 (GoogLeNet).
 
-Szegedy et al. 2014, "Going Deeper with Convolutions", table 1 and figure 3. The layers' widths are
-table 1's; its first row counts 2.7K parameters and 34M operations, which would be a separable
-convolution, while figure 3 and section 5 have the full 7x7 convolution that is used here.
+Szegedy et al. 2014, "Going Deeper with Convolutions", table 1 and figure 3. The widths are those of
+table 1. Its first row counts 2.7K parameters and 34M operations, which would be a separable
+convolution; figure 3 and section 5 have the full 7x7 convolution that is used here.
 
-The paper trains without BatchNorm, with local response normalization (LRN); `batch_norm=True` is
-the form in which the net is mostly used since, with BatchNorm after every convolution and no LRN.
-What the paper leaves open is after the BVLC Caffe model (models/bvlc_googlenet/train_val.prototxt):
-LRN's constants, initial biases 0.2, and initial weights after Glorot & Bengio 2010, here by the
+The paper uses local response normalization (LRN) and no BatchNorm. `batch_norm=True` is the variant
+that is common today, with BatchNorm after every convolution and no LRN. Details that the paper does
+not give follow the BVLC Caffe model (models/bvlc_googlenet/train_val.prototxt): the constants of
+LRN, initial biases of 0.2, and the weight initialization of Glorot & Bengio 2010, here with the
 mean of fan-in and fan-out.
 """
 
@@ -31,7 +31,7 @@ from nets.net import Net, Sizes
 
 
 class ConvRelu(Composite):
-    """Convolution with bias and ReLU.
+    """Convolution with bias, then ReLU.
 
     Args:
         filters, kernel_size, strides: see `nets.layers.Convolution`.
@@ -52,7 +52,10 @@ class ConvRelu(Composite):
 
 
 class LocalResponseNorm(tf.keras.layers.Layer):
-    """Krizhevsky et al. 2012, section 3.3, over 5 channels, with alpha 1e-4 / 5 and beta 0.75."""
+    """Local response normalization over 5 channels, with alpha 1e-4 / 5 and beta 0.75.
+
+    Krizhevsky et al. 2012, section 3.3.
+    """
 
     def call(self, x, *, training):
         del training
@@ -63,14 +66,14 @@ class LocalResponseNorm(tf.keras.layers.Layer):
 
 
 class InceptionModule(Branches):
-    """Four branches, concatenated (figure 2 (b)). The arguments are columns of table 1.
+    """Four parallel branches, concatenated (figure 2 (b)). The arguments are columns of table 1.
 
     Args:
-        conv: class of the convolutions, as `conv(filters, kernel_size)`.
+        conv: class of the convolutions, called as `conv(filters, kernel_size)`.
         n1x1: channels of the 1x1 branch.
         n3x3_reduce, n3x3: channels before and after the 3x3 convolution.
         n5x5_reduce, n5x5: channels before and after the 5x5 convolution.
-        pool_proj: channels of the 1x1 convolution behind the pooling.
+        pool_proj: channels of the 1x1 convolution after the pooling.
     """
 
     def __init__(self, conv, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, pool_proj):
@@ -85,14 +88,14 @@ class InceptionModule(Branches):
 
 
 class AuxiliaryHead(Composite):
-    """A small classifier on an inner stage (section 5).
+    """An auxiliary classifier on an intermediate stage (section 5).
 
-    5x5 average pooling with stride 3, a 1x1 convolution with 128 channels, a dense layer of 1,024
-    with ReLU, 70% dropout and a dense layer. On 224x224 images the pooling leaves 4x4 pixels; where
-    it leaves fewer, they are padded with zeros to 4x4.
+    5x5 average pooling with stride 3, a 1x1 convolution with 128 channels, a dense layer with 1,024
+    units and ReLU, 70% dropout and a dense layer. On 224x224 images the pooling returns 4x4 pixels;
+    a smaller output is padded with zeros to 4x4.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         conv: class of the convolution.
     """
 
@@ -112,7 +115,7 @@ class AuxiliaryHead(Composite):
 
 
 def _stem(conv, stem: str, norm) -> Chain:
-    """The rows of table 1 before the first Inception module."""
+    """Returns the rows of table 1 before the first Inception module."""
     if stem == "small":
         return Chain([conv(64, 3), *norm(), conv(64, 1), conv(192, 3), *norm()])
     return Chain(
@@ -129,22 +132,21 @@ def _stem(conv, stem: str, norm) -> Chain:
 
 
 class InceptionV1(Net):
-    """Stem, nine Inception modules with pooling between, dropout of 40%, one dense layer.
+    """Stem, nine Inception modules with pooling in between, 40% dropout, one dense layer.
 
-    The large stem, for 224x224 images, makes them eight times smaller. The small one, for about
-    32x32, keeps the size: its first convolution is 3x3 without stride, and its pools are left out.
+    The large stem, for 224x224 images, downsamples by 8. The small one, for about 32x32, keeps the
+    size: its first convolution is 3x3 with stride 1, and it has no pooling.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
-        batch_norm: whether convolutions have BatchNorm, in place of biases and LRN.
-        auxiliary: whether there are auxiliary heads behind modules 4a and 4d.
+        batch_norm: whether to use BatchNorm instead of biases and LRN.
+        auxiliary: whether to add auxiliary heads after modules 4a and 4d.
     """
 
     smallest_size = Sizes(small=4, large=32)
     auxiliary_weight = 0.3  # Section 5.
-    # Momentum and epsilon of the form with BatchNorm: tensorflow/models,
-    # research/slim/nets/inception_utils.py.
+    # With batch_norm=True: tensorflow/models, research/slim/nets/inception_utils.py.
     batch_norm_momentum = 0.9997
     batch_norm_epsilon = 1e-3
 

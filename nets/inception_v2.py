@@ -1,15 +1,15 @@
-"""Inception V2, BN-Inception.
+"""Inception V2 (BN-Inception).
 
 Ioffe & Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
-Covariate Shift", appendix, figure 5: GoogLeNet with BatchNorm, two 3x3 convolutions for each 5x5,
-one more module on the finest grid, and modules with stride 2 in place of pools. The first
-convolution is separable, with depth multiplier 8. Local response normalization and dropout are gone
-(section 4.2.1), and so are the auxiliary heads: there is no dense layer but the last.
+Covariate Shift", appendix, figure 5: GoogLeNet with BatchNorm, two 3x3 convolutions instead of each
+5x5, one more module on the finest grid, and modules with stride 2 instead of pooling. The first
+convolution is separable, with depth multiplier 8. There is no local response normalization, no
+dropout (section 4.2.1) and no auxiliary head: the only dense layer is the last.
 
-In modules 4c and 4d the figure's last column says 128, with which they would have 608 channels; 96
-gives the 576 that its output column says, and is what slim's inception_v2 has. Of slim's initial
-weights only the separable convolution's are taken over; before BatchNorm the others' scale hardly
-matters, and they start from He et al. 2015, as slim's argument scope for Inceptions has it.
+For modules 4c and 4d the last column of the figure says 128, which would give 608 channels. 96
+gives the 576 of its output column, and is what slim's inception_v2 has. The separable convolution
+is initialized as in slim. The others, whose scale hardly matters before BatchNorm, are initialized
+after He et al. 2015, as in slim's argument scope for Inception nets.
 """
 
 import tensorflow as tf
@@ -27,14 +27,15 @@ from nets.net import Net, Sizes
 
 
 class DepthwiseConvolution(Composite):
-    """A convolution of each channel by itself, to 8 channels each, without bias.
+    """Depthwise convolution with depth multiplier 8 and symmetric padding, without bias.
 
-    With the 1x1 convolution behind it, it is the separable one. The kernel starts from a truncated
-    normal of deviation 1 (tensorflow/models, research/slim/nets/inception_v2.py).
+    Together with the 1x1 convolution that follows, it is the separable convolution. The kernel is
+    initialized with a truncated normal of standard deviation 1 (tensorflow/models,
+    research/slim/nets/inception_v2.py).
 
     Args:
         kernel_size: height and width of the kernel, odd.
-        strides: step of the kernel in both directions. The image is padded alike on all sides.
+        strides: stride in both directions.
     """
 
     def __init__(self, kernel_size: int, *, strides: int = 1):
@@ -44,6 +45,7 @@ class DepthwiseConvolution(Composite):
             kernel_size,
             strides=strides,
             depth_multiplier=8,
+            data_format="channels_last",
             use_bias=False,
             depthwise_initializer=tf.keras.initializers.TruncatedNormal(stddev=1.0),
         )
@@ -55,13 +57,13 @@ class DepthwiseConvolution(Composite):
 
 
 class InceptionModule(Branches):
-    """Four branches, concatenated. The arguments are columns of the figure.
+    """Four parallel branches, concatenated. The arguments are columns of the figure.
 
     Args:
         n1x1: channels of the 1x1 branch.
-        n3x3_reduce, n3x3: channels before and in the 3x3 convolution.
-        double_reduce, double: channels before and in the two 3x3 convolutions.
-        pool_proj: channels of the 1x1 convolution behind the pooling.
+        n3x3_reduce, n3x3: channels before and after the 3x3 convolution.
+        double_reduce, double: channels before and after the two 3x3 convolutions.
+        pool_proj: channels of the 1x1 convolution after the pooling.
         pool: class of the pooling.
     """
 
@@ -81,11 +83,11 @@ class InceptionModule(Branches):
 
 
 class ReductionModule(Branches):
-    """A module with stride 2: two branches of convolutions, and the pooled input handed through.
+    """A module with stride 2: two branches of convolutions and one of max pooling, concatenated.
 
     Args:
-        n3x3_reduce, n3x3: channels before and in the 3x3 convolution.
-        double_reduce, double: channels before and in the two 3x3 convolutions.
+        n3x3_reduce, n3x3: channels before and after the 3x3 convolution.
+        double_reduce, double: channels before and after the two 3x3 convolutions.
     """
 
     def __init__(self, n3x3_reduce, n3x3, double_reduce, double):
@@ -103,7 +105,7 @@ class ReductionModule(Branches):
 
 
 def _stem(stem: str) -> list:
-    """The rows of the figure before the first Inception module."""
+    """Returns the rows of the figure before the first Inception module."""
     if stem == "small":
         return [
             DepthwiseConvolution(3),
@@ -122,13 +124,13 @@ def _stem(stem: str) -> list:
 
 
 class InceptionV2(Net):
-    """Stem, ten Inception modules of which two have stride 2, one dense layer.
+    """Stem, ten Inception modules, two of them with stride 2, one dense layer.
 
-    The large stem, for 224x224 images, makes them eight times smaller. The small one, for about
-    32x32, keeps the size: its first convolution is 3x3 without stride, and its pools are left out.
+    The large stem, for 224x224 images, downsamples by 8. The small one, for about 32x32, keeps the
+    size: its first convolution is 3x3 with stride 1, and it has no pooling.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
     """
 

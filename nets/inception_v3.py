@@ -1,13 +1,13 @@
 """Inception V3.
 
 Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision", table 1 and
-figures 5 to 8 and 10: convolutions factorized into small and asymmetric ones, grids made smaller by
-a convolution and a pooling side by side, an auxiliary head with BatchNorm, and label smoothing.
+figures 5 to 8 and 10: convolutions factorized into smaller and asymmetric ones, downsampling by a
+convolution and a pooling in parallel, an auxiliary head with BatchNorm, and label smoothing.
 
-The paper gives few widths; they are those of the authors' released code (tensorflow/models,
-research/slim/nets/inception_v3.py), which is also what tf.keras.applications has. There the 5x5
-convolution of figure 5 is whole in one branch and two 3x3 in another, and dropout is 20%. What
-the code says of the whole net is beside each value.
+The paper gives few widths. They follow the authors' released code (tensorflow/models,
+research/slim/nets/inception_v3.py), as in tf.keras.applications. In that code, figure 5 has a 5x5
+convolution in one branch and two 3x3 convolutions in another, and dropout is 20%. The sources of
+the settings of the whole net are given beside each value.
 """
 
 import tensorflow as tf
@@ -30,7 +30,7 @@ class InceptionA(Branches):
     """For the 35x35 grid: figure 5. 160 + `n1x1` + `pool_proj` channels.
 
     Args:
-        pool_proj: channels of the 1x1 convolution behind the pooling.
+        pool_proj: channels of the 1x1 convolution after the pooling.
         n1x1: channels of the 1x1 branch.
     """
 
@@ -46,13 +46,13 @@ class InceptionA(Branches):
 
 
 class ReductionA(Branches):
-    """From the 35x35 grid to 17x17: figure 10. n + m channels and those of the input.
+    """From the 35x35 grid to 17x17: figure 10. Adds n + m channels to those of the input.
 
     Args:
-        k, l, m, n: filters, named as in Szegedy et al. 2016, figure 7.
+        k, l, m, n: channels, named as in Szegedy et al. 2016, figure 7.
     """
 
-    def __init__(self, k: int, l: int, m: int, n: int):  # noqa: E741, the figure's letters
+    def __init__(self, k: int, l: int, m: int, n: int):  # noqa: E741, names of the figure
         super().__init__(
             [
                 [ConvBatchNorm(n, 3, strides=2, padding="valid")],
@@ -70,7 +70,7 @@ class InceptionB(Branches):
     """For the 17x17 grid: figure 6 with n = 7. 768 channels.
 
     Args:
-        filters: channels inside of the factorized branches.
+        filters: channels inside the factorized branches.
     """
 
     def __init__(self, filters: int):
@@ -95,7 +95,7 @@ class InceptionB(Branches):
 
 
 class ReductionB(Branches):
-    """From the 17x17 grid to 8x8. 512 channels and those of the input."""
+    """From the 17x17 grid to 8x8. Adds 512 channels to those of the input."""
 
     def __init__(self):
         super().__init__(
@@ -113,7 +113,7 @@ class ReductionB(Branches):
 
 
 def expanded(filters: int) -> Branches:
-    """1x3 and 3x1 convolutions side by side, each with `filters` channels."""
+    """Returns parallel 1x3 and 3x1 convolutions with `filters` channels each, concatenated."""
     return Branches([[ConvBatchNorm(filters, (1, 3))], [ConvBatchNorm(filters, (3, 1))]])
 
 
@@ -132,14 +132,14 @@ class InceptionC(Branches):
 
 
 class AuxiliaryHead(Composite):
-    """A small classifier with BatchNorm on an inner stage: figure 8.
+    """An auxiliary classifier with BatchNorm on an intermediate stage: figure 8.
 
     5x5 average pooling with stride 3, a 1x1 convolution with 128 channels, a 5x5 convolution with
-    768 that leaves one pixel of a 17x17 grid, and a dense layer. What pixels a larger grid leaves
-    are averaged; a smaller one is pooled by what it has, and padded with zeros to 5x5 pixels.
+    768, which reduces a 17x17 grid to one pixel, and a dense layer. A larger grid is averaged
+    before the dense layer. A smaller one is padded with zeros to 5x5 pixels after the pooling.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
     """
 
     def __init__(self, num_classes: int):
@@ -159,14 +159,14 @@ def _normal(stddev: float):
 
 
 def inception_stem(stem: str, *, last_pool: bool = True) -> list:
-    """The stem's layers, which give 192 channels; the Inception-ResNets begin with them too.
+    """Returns the layers of the stem, with 192 output channels; Inception-ResNets share them.
 
-    The "large" one makes an image of 299x299 one of 35x35. The "small" one keeps the size: its
-    convolutions have no stride and pad their input, and its pools are left out.
+    The large stem reduces 299x299 images to 35x35. The small one keeps the size: its convolutions
+    have stride 1 and "same" padding, and it has no pooling.
 
     Args:
         stem: "small" or "large".
-        last_pool: whether the second pooling, the last layer, is there.
+        last_pool: whether to include the second pooling, the last layer.
     """
     small = stem == "small"
     strides, padding = (1, "same") if small else (2, "valid")
@@ -186,15 +186,15 @@ def inception_stem(stem: str, *, last_pool: bool = True) -> list:
 
 
 class InceptionV3(Net):
-    """Stem, three, four and two Inception modules with reductions between, one dense layer.
+    """Stem, three, four and two Inception modules with reductions in between, one dense layer.
 
-    On 299x299 images the grids are 35x35, 17x17 and 8x8, with the small stem on 32x32 images 32x32,
-    15x15 and 7x7. What the small stem changes is in `inception_stem`.
+    On 299x299 images the grids are 35x35, 17x17 and 8x8. With the small stem on 32x32 images they
+    are 32x32, 15x15 and 7x7.
 
     Args:
-        num_classes: width of the logits.
-        stem: "small" or "large".
-        auxiliary: whether there is an auxiliary head behind the 17x17 modules.
+        num_classes: number of logits.
+        stem: "small" or "large"; see `inception_stem`.
+        auxiliary: whether to add an auxiliary head after the 17x17 modules.
     """
 
     smallest_size = Sizes(small=7, large=75)

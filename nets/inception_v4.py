@@ -2,9 +2,9 @@
 
 Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
 Learning", figures 3 to 9, with the filters of table 1 in Reduction-A, which is Inception V3's.
-Padding is "same" except where a figure has a V. The figures show no auxiliary head, and there is
-none here. In which order the 1x7 and 7x1 convolutions come is as in the authors' released code
-(tensorflow/models, research/slim/nets/inception_v4.py), as is what is said of the whole net.
+Padding is "same" except where a figure has a V. As in the figures, there is no auxiliary head. The
+order of the 1x7 and 7x1 convolutions and the settings of the whole net follow the authors' released
+code (tensorflow/models, research/slim/nets/inception_v4.py).
 """
 
 from nets.inception_v3 import ReductionA, expanded
@@ -47,7 +47,7 @@ class InceptionB(Branches):
 
 
 class ReductionB(Branches):
-    """From the 17x17 grid to 8x8: figure 8. 512 channels and those of the input."""
+    """From the 17x17 grid to 8x8: figure 8. Adds 512 channels to those of the input."""
 
     def __init__(self):
         super().__init__(
@@ -84,10 +84,10 @@ class InceptionC(Branches):
 
 
 class Stem(Chain):
-    """Convolutions and pools side by side: figure 3. 384 channels.
+    """Convolutions and pooling, partly in parallel: figure 3. 384 channels.
 
-    As "large" it makes an image of 299x299 one of 35x35. The "small" one, for about 32x32, keeps
-    the size: nothing in it has a stride, and everything pads its input.
+    The large stem reduces 299x299 images to 35x35. The small one, for about 32x32, keeps the size:
+    all its layers have stride 1 and "same" padding.
 
     Args:
         stem: "small" or "large".
@@ -119,13 +119,13 @@ class Stem(Chain):
 
 
 class InceptionV4(Net):
-    """Stem, four, seven and three Inception modules with reductions between, one dense layer.
+    """Stem, four, seven and three Inception modules with reductions in between, one dense layer.
 
-    Figure 9. On 299x299 images the grids are 35x35, 17x17 and 8x8, with the small stem on 32x32
-    images 32x32, 15x15 and 7x7.
+    Figure 9. On 299x299 images the grids are 35x35, 17x17 and 8x8. With the small stem on 32x32
+    images they are 32x32, 15x15 and 7x7.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large"; see `Stem`.
     """
 

@@ -1,4 +1,4 @@
-"""What every net is: stages in a row, from images to logits.
+"""Base class of all nets: a sequence of named stages, from images to logits.
 
     class MyNet(Net):
         def __init__(self, num_classes, *, stem="small"):
@@ -7,48 +7,51 @@
             self.head = Head(num_classes)
             self.stage_names = ("stem", "head")
 
-A net that is not a plain row of stages overrides `call`.
+A net that is not a sequence of stages overrides `call`.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from nets.layers import BatchNorm, draws
+from nets.batch_norm import BatchNormDefaults, batch_norm_defaults
+from nets.dropout import dropout_seed
+from nets.layers import Composite
 
 
 class Sizes(NamedTuple):
-    """Least height and width of images in pixels, with the small stem and with the large one."""
+    """Smallest height and width of images in pixels, with the small and with the large stem."""
 
     small: int
     large: int
 
 
-class Net(tf.keras.layers.Layer):
-    """A classifier: `net(images, training=...)` gives logits.
+class Net(Composite):
+    """An image classifier: `net(images, training=...)` returns logits.
 
-    Images are float [batch, height, width, channels], normalized; logits are float32
-    [batch, num_classes]. `training` has no default: True normalizes with the batch and moves the
-    moving statistics, False uses them. A net with auxiliary heads gives, in training, a tuple: its
-    logits, and behind them those of each auxiliary head.
+    Images are float [batch, height, width, channels], normalized. Logits are float32
+    [batch, num_classes]. `training` has no default: True normalizes with the statistics of the
+    batch and updates the moving statistics, False uses the moving statistics. In training, a net
+    with auxiliary heads returns a tuple of its logits and those of each auxiliary head.
 
     Attributes:
         stage_names: names of the attributes that hold the stages, in the order they run.
-        auxiliary: for each auxiliary head, the name of the stage it takes its input from, and the
-            name of the attribute that holds it.
+        auxiliary: for each auxiliary head, the name of the stage whose output it takes and the name
+            of the attribute that holds it.
 
-    And what the paper, or else its authors' code, says of the whole net:
-        smallest_size: least height and width of images.
-        batch_norm_momentum, batch_norm_epsilon: of every BatchNorm that has none of its own.
-        sync_batch_norm: whether replicas normalize together.
-        auxiliary_weight: share of each auxiliary head's loss in the training loss.
-        label_smoothing: that the net is trained with, unless told otherwise.
+    Settings of the paper or of its authors' code:
+        smallest_size: smallest height and width of images.
+        batch_norm_momentum, batch_norm_epsilon: of each BatchNorm that does not set its own.
+        sync_batch_norm: whether replicas share their batch statistics.
+        auxiliary_weight: weight of each auxiliary head's loss in the training loss.
+        label_smoothing: default label smoothing of the training loss.
     """
 
     stage_names: tuple[str, ...] = ()
     auxiliary: tuple[tuple[str, str], ...] = ()
     smallest_size = Sizes(small=1, large=1)
-    # He et al.'s released code: Torch's momentum of 0.1 for new statistics, epsilon 1e-5.
+    # He et al.'s released code: Torch's momentum of 0.1, which is 0.9 here, and epsilon 1e-5.
     batch_norm_momentum = 0.9
     batch_norm_epsilon = 1e-5
     sync_batch_norm = False
@@ -65,37 +68,38 @@ class Net(tf.keras.layers.Layer):
         """The auxiliary heads by name."""
         return {name: getattr(self, name) for _, name in self.auxiliary}
 
-    def build(self, input_shape):
-        del input_shape
-        for layer in self._flatten_layers():
-            if isinstance(layer, BatchNorm):
-                if layer.momentum is None:
-                    layer.momentum = self.batch_norm_momentum
-                if layer.epsilon is None:
-                    layer.epsilon = self.batch_norm_epsilon
-                if layer.synchronized is None:
-                    layer.synchronized = self.sync_batch_norm
-
     def __call__(self, images, *, training, seed=None, rows=(0, None)):
-        """Gives the logits.
+        """Returns the logits.
 
         Args:
             images: float [batch, height, width, channels].
-            training: as above.
-            seed: integers [2] for dropout, other ones at each step; a net without needs none.
-            rows: where in the global batch these images are (see `nets.layers.draws`).
+            training: see the class.
+            seed: integers [2] that seed dropout, different at each step. Required in training by
+                nets with dropout.
+            rows: which rows of the global batch these images are (see `nets.dropout.dropout_seed`).
         """
-        with draws(seed, rows):
+        defaults = BatchNormDefaults(
+            self.batch_norm_momentum, self.batch_norm_epsilon, self.sync_batch_norm
+        )
+        with batch_norm_defaults(defaults), dropout_seed(seed, rows):
             return super().__call__(images, training=training)
 
     def call(self, images, *, training):
-        x, behind = images, {}
-        for name, stage in self.stages.items():
-            x = stage(x, training=training)
-            behind[name] = x
-        # Made at every call, so that the first one makes their variables. A traced evaluation does
-        # not run them, since nothing uses what they give.
-        others = [
-            getattr(self, name)(behind[stage], training=training) for stage, name in self.auxiliary
-        ]
-        return (x, *others) if training and others else x
+        if not self.stage_names:
+            raise ValueError(f"{type(self).__name__} must set stage_names or override call")
+        outputs = dict(self.run_stages(images, training=training))
+        logits = outputs[self.stage_names[-1]]
+        others = [outputs[name] for _, name in self.auxiliary]
+        return (logits, *others) if training and others else logits
+
+    def run_stages(self, images, *, training) -> Iterator[tuple[str, tf.Tensor]]:
+        """Yields the name and the output of each stage, then of each auxiliary head."""
+        x, outputs = images, {}
+        for name in self.stage_names:
+            x = getattr(self, name)(x, training=training)
+            outputs[name] = x
+            yield name, x
+        # Called in evaluation too, so that the first call creates their variables. A traced
+        # evaluation prunes them, since nothing uses their outputs.
+        for stage, name in self.auxiliary:
+            yield name, getattr(self, name)(outputs[stage], training=training)

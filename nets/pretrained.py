@@ -1,14 +1,15 @@
-"""Weights of tf.keras.applications in this project's nets.
+"""Weights of tf.keras.applications for this project's nets.
 
     model = pretrained.load("resnet50", "keras", channels=3, stem="large")   # or a file
     net = nets.build("resnet50", num_classes=10, image_shape=(224, 224, 3))
-    head_too = pretrained.copy_weights("resnet50", model, net)
+    head_copied = pretrained.copy_weights("resnet50", model, net)
     mean, std = pretrained.normalization("resnet50")
     logits = net((rgb / 255 - mean) / std, training=False)
 
-The nets are the same functions, written differently: Keras' ResNets have biases before BatchNorm,
-which are taken from the moving mean here, and its Inceptions have no BatchNorm scale, which is a
-scale of one. Its ResNets were trained on BGR images; here their first kernel is turned around.
+The nets compute the same functions as Keras' models and differ in parameters. Keras' ResNets have
+biases before BatchNorm, which are subtracted from the moving mean here. Its Inception nets have no
+BatchNorm scale, which is a scale of one here. Its ResNets were trained on BGR images; the input
+channels of the first kernel are reversed here.
 """
 
 import dataclasses
@@ -22,46 +23,48 @@ import tensorflow as tf
 
 from nets.net import Net
 
-# Images as the weights were trained on them, for RGB in [0, 1]: the mean of ImageNet's pixels
-# taken away (keras.applications.imagenet_utils, mode "caffe"), or from -1 to 1 (mode "tf").
-_MEAN_TAKEN = {"mean": (123.68 / 255, 116.779 / 255, 103.939 / 255), "std": (1 / 255,) * 3}
-_FROM_MINUS_1 = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+# Normalization of RGB in [0, 1] as in keras.applications.imagenet_utils: mode "caffe" subtracts the
+# mean of ImageNet's pixels, mode "tf" scales to [-1, 1].
+_CAFFE = {"mean": (123.68 / 255, 116.779 / 255, 103.939 / 255), "std": (1 / 255,) * 3}
+_TF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
 class PretrainedError(ValueError):
-    """There are no such weights, or they do not fit the net."""
+    """The weights are not available, or do not fit the net."""
 
 
 def _application(name: str) -> "_Application":
     if name not in _APPLICATIONS:
         raise PretrainedError(
-            f"there are no Keras weights for {name}; there are for {', '.join(_APPLICATIONS)}"
+            f"there are no Keras weights for {name}; available for {', '.join(_APPLICATIONS)}"
         )
     return _APPLICATIONS[name]
 
 
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation, by channel of RGB in [0, 1], of the images that the weights go with.
+    """Returns the mean and the standard deviation with which the weights' images are normalized.
+
+    Both are per channel of RGB images in [0, 1].
 
     Raises:
-        PretrainedError: there are no weights for a net of that name.
+        PretrainedError: Keras has no weights for this net.
     """
     images = _application(name).images
     return images["mean"], images["std"]
 
 
 def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
-    """Loads the Keras model of a net with its weights.
+    """Loads the Keras model that corresponds to a net, with its weights.
 
     Args:
-        name: of the net.
-        source: "keras", for what Keras downloads, or a file of weights as a model of
-            tf.keras.applications saves them, .h5 or .weights.h5.
-        channels: of the images.
-        stem: of the net.
+        name: name of the net.
+        source: "keras" to download Keras' ImageNet weights, or the path of a file that a model of
+            tf.keras.applications was saved to, .h5 or .weights.h5.
+        channels: number of channels of the images.
+        stem: stem of the net, "small" or "large".
 
     Raises:
-        PretrainedError: they cannot be had, or are of no use for such a net.
+        PretrainedError: the weights cannot be read or downloaded, or do not fit such a net.
     """
     make = getattr(tf.keras.applications, _application(name).keras_name)
     if channels != 3:
@@ -71,8 +74,8 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
     if source == "keras":
         try:
             return make(weights="imagenet")
-        except Exception as error:  # Whatever a network can do.
-            raise PretrainedError(f"cannot get Keras' weights for {name}: {error}") from error
+        except Exception as error:  # Downloads raise many types.
+            raise PretrainedError(f"cannot load Keras' weights for {name}: {error}") from error
     path = pathlib.Path(source).expanduser()
     if not path.is_file():
         raise PretrainedError(f"{source} is neither a file of weights nor the word keras")
@@ -83,16 +86,16 @@ def load(name: str, source: str, *, channels: int, stem: str) -> tf.keras.Model:
         top = {"include_top": False} if classes is None else {"classes": classes}
         model = make(weights=None, **top)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What Keras warns of it then refuses, in one error.
+            warnings.simplefilter("ignore")  # An error follows each of Keras' warnings here.
             model.load_weights(path)
-    except Exception as error:  # Of a file that is something else, Keras says nearly anything.
+    except Exception as error:  # For a wrong file, Keras raises many types.
         what = " ".join(str(error).split())[:200]
         raise PretrainedError(f"{source} does not hold weights for {name}: {what}") from error
     return model
 
 
 def _classes(path: pathlib.Path) -> int | None:
-    """The classes of the model whose weights a file holds; None if it has no dense layer."""
+    """Returns the number of classes of the saved model, or None if it has no dense layer."""
     shapes = []
 
     def visit(_, item):
@@ -107,18 +110,19 @@ def _classes(path: pathlib.Path) -> int | None:
 def copy_weights(name: str, model: tf.keras.Model, net: Net) -> bool:
     """Copies the weights and moving statistics of a Keras model into a built net.
 
-    Auxiliary heads stay as they are, which Keras has none of.
+    Auxiliary heads, which Keras' models lack, keep their values.
 
     Args:
-        name: of the net.
-        model: from `load`, or made by the function of tf.keras.applications.
+        name: name of the net.
+        model: returned by `load` or by a function of tf.keras.applications.
         net: with the large stem, for images of 3 channels.
 
     Returns:
-        Whether the head was copied too: not if the model has none, or one of other classes.
+        Whether the head was copied as well. It is not if the model has no head, or one with another
+        number of classes.
 
     Raises:
-        PretrainedError: the weights do not fit.
+        PretrainedError: the weights do not fit the net, which is left unchanged.
     """
     trunk = [stage for stage_name, stage in net.stages.items() if stage_name != "head"]
     ours = [v for stage in trunk for v in stage.trainable_variables]
@@ -143,7 +147,7 @@ def copy_weights(name: str, model: tf.keras.Model, net: Net) -> bool:
 
 
 def _copy_head(model: tf.keras.Model, net: Net) -> bool:
-    """Copies the last layer if it is there and has the net's classes."""
+    """Copies the last layer if it is a dense layer with the net's number of classes."""
     last = model.layers[-1]
     dense = net.head.dense
     if not isinstance(last, tf.keras.layers.Dense) or last.kernel.shape != dense.kernel.shape:
@@ -154,7 +158,7 @@ def _copy_head(model: tf.keras.Model, net: Net) -> bool:
 
 
 def _unit(conv, batch_norm) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Weights and statistics of a convolution, a BatchNorm, or both, as our layers hold them."""
+    """Returns weights and statistics of a convolution, a BatchNorm or both, in our layers' form."""
     weights, statistics = [], []
     bias = None
     if conv is not None:
@@ -173,10 +177,10 @@ Units = Iterator[tuple[tf.keras.layers.Layer | None, tf.keras.layers.Layer | Non
 
 
 def _inception(model: tf.keras.Model) -> Units:
-    """Convolutions with BatchNorm in the order they were made, which is ours."""
+    """Convolutions with BatchNorm in the order of their creation, which is ours."""
 
     def number(layer):
-        # conv2d, conv2d_1, conv2d_2, ...; "layers" has them by their depth.
+        # conv2d, conv2d_1, conv2d_2, ...; `model.layers` is sorted by depth.
         suffix = layer.name.rpartition("_")[2]
         return int(suffix) if suffix.isdigit() else -1
 
@@ -190,7 +194,7 @@ def _inception(model: tf.keras.Model) -> Units:
 
 
 def _inception_resnet(model: tf.keras.Model) -> Units:
-    """As `_inception`, with the linear convolution at each module's end, which has a name."""
+    """As `_inception`, and the linear convolution at the end of each module, which has a name."""
     units = _inception(model)
 
     def take(count):
@@ -202,7 +206,7 @@ def _inception_resnet(model: tf.keras.Model) -> Units:
             yield from take(convolutions)
             yield model.get_layer(f"{stage}_{i}_conv"), None
 
-    yield from take(12)  # The stem, and the module behind it.
+    yield from take(12)  # The stem and the first module.
     yield from residual("block35", 10, 6)
     yield from take(4)
     yield from residual("block17", 20, 4)
@@ -212,7 +216,7 @@ def _inception_resnet(model: tf.keras.Model) -> Units:
 
 
 def _resnet(model: tf.keras.Model) -> Units:
-    """The stem, and each block's three convolutions and projection."""
+    """The stem, and the three convolutions and the projection of each block."""
     names = {layer.name for layer in model.layers}
 
     def unit(prefix):
@@ -226,7 +230,7 @@ def _resnet(model: tf.keras.Model) -> Units:
 
 
 def _resnet_v2(model: tf.keras.Model) -> Units:
-    """The stem, each block's activation, three convolutions and projection, the last activation."""
+    """The stem, activation, convolutions and projection of each block, and the last activation."""
     names = {layer.name for layer in model.layers}
     layer = model.get_layer
     yield layer("conv1_conv"), None
@@ -241,7 +245,7 @@ def _resnet_v2(model: tf.keras.Model) -> Units:
 
 
 def _blocks(names: set[str]) -> Iterator[str]:
-    """Names of the blocks, in order."""
+    """Yields the names of the blocks in order."""
     for stage in range(2, 6):
         block = 1
         while f"conv{stage}_block{block}_1_conv" in names:
@@ -251,13 +255,13 @@ def _blocks(names: set[str]) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Application:
-    """A net of tf.keras.applications.
+    """A model of tf.keras.applications.
 
     Attributes:
-        keras_name: of the function that makes it.
-        layers: gives its convolutions and BatchNorms, in the order of our net's variables.
-        images: mean and std of the images it was trained on.
-        bgr: whether their channels were blue, green, red.
+        keras_name: name of the function that creates it.
+        layers: yields its convolutions and BatchNorms in the order of our net's variables.
+        images: mean and standard deviation with which its images are normalized.
+        bgr: whether it was trained on BGR images.
     """
 
     keras_name: str
@@ -267,12 +271,12 @@ class _Application:
 
 
 _APPLICATIONS = {
-    "inception_v3": _Application("InceptionV3", _inception, _FROM_MINUS_1),
-    "inception_resnet_v2": _Application("InceptionResNetV2", _inception_resnet, _FROM_MINUS_1),
-    "resnet50": _Application("ResNet50", _resnet, _MEAN_TAKEN, bgr=True),
-    "resnet101": _Application("ResNet101", _resnet, _MEAN_TAKEN, bgr=True),
-    "resnet152": _Application("ResNet152", _resnet, _MEAN_TAKEN, bgr=True),
-    "resnet50_v2": _Application("ResNet50V2", _resnet_v2, _FROM_MINUS_1),
-    "resnet101_v2": _Application("ResNet101V2", _resnet_v2, _FROM_MINUS_1),
-    "resnet152_v2": _Application("ResNet152V2", _resnet_v2, _FROM_MINUS_1),
+    "inception_v3": _Application("InceptionV3", _inception, _TF),
+    "inception_resnet_v2": _Application("InceptionResNetV2", _inception_resnet, _TF),
+    "resnet50": _Application("ResNet50", _resnet, _CAFFE, bgr=True),
+    "resnet101": _Application("ResNet101", _resnet, _CAFFE, bgr=True),
+    "resnet152": _Application("ResNet152", _resnet, _CAFFE, bgr=True),
+    "resnet50_v2": _Application("ResNet50V2", _resnet_v2, _TF),
+    "resnet101_v2": _Application("ResNet101V2", _resnet_v2, _TF),
+    "resnet152_v2": _Application("ResNet152V2", _resnet_v2, _TF),
 }

@@ -1,16 +1,16 @@
-"""ResNets and the plain nets they cured.
+"""ResNets and their non-residual counterparts.
 
 He et al. 2015, "Deep Residual Learning for Image Recognition":
 
 - ResNet-18 to ResNet-152: table 1 and figure 5.
 - ResNet-20 to ResNet-110 for 32x32 images: section 4.2 and table 6, with the shortcuts of option A.
-- the plain nets: figure 3 (middle) and section 4.2, a residual net's layers without its shortcuts.
-  Deep ones have a higher training error than shallow ones (figures 4 and 6), which is what residual
-  learning cures.
+- The plain nets: figure 3 (middle) and section 4.2, the layers of a residual net without its
+  shortcuts. Deep plain nets have a higher training error than shallow ones (figures 4 and 6), which
+  residual learning prevents.
 
-The first block of every stage but the first halves the image. A bottleneck takes that stride in its
-first 1x1 convolution, as the authors' Caffe models and tf.keras.applications do. Convolutions start
-from He et al. 2015 ("Delving Deep into Rectifiers"), which section 3.4 cites.
+The first block of every stage but the first has stride 2. A bottleneck has this stride in its first
+1x1 convolution, as in the authors' Caffe models and tf.keras.applications. Convolutions are
+initialized after He et al. 2015 ("Delving Deep into Rectifiers"), which section 3.4 cites.
 """
 
 import tensorflow as tf
@@ -31,7 +31,7 @@ class ProjectionShortcut(ConvBatchNorm):
 
     Args:
         filters: output channels.
-        strides: step of the convolution.
+        strides: stride of the convolution.
     """
 
     def __init__(self, filters: int, *, strides: int):
@@ -39,13 +39,13 @@ class ProjectionShortcut(ConvBatchNorm):
 
 
 class PaddedShortcut(tf.keras.layers.Layer):
-    """Every `strides`-th pixel, and channels of zeros behind those there are: option A.
+    """Subsampling, and zeros for the additional channels: option A of section 3.3.
 
     It has no parameters.
 
     Args:
-        filters: output channels, at least as many as those of the input.
-        strides: step in both directions.
+        filters: output channels, at least as many as the input has.
+        strides: distance between the pixels that are kept, in both directions.
     """
 
     def __init__(self, filters: int, *, strides: int):
@@ -59,10 +59,10 @@ class PaddedShortcut(tf.keras.layers.Layer):
 
 
 class Block(Composite):
-    """A residual and a shortcut, and ReLU after their sum.
+    """The sum of a residual and a shortcut, then ReLU.
 
     Args:
-        residual: a layer that ends without ReLU.
+        residual: a layer without a final ReLU.
         shortcut: a layer, or None for the identity.
     """
 
@@ -81,7 +81,7 @@ class BasicBlock(Block):
 
     Args:
         filters: channels of the convolutions and of the output.
-        strides: of the first convolution.
+        strides: stride of the first convolution.
         shortcut: a layer, or None for the identity.
     """
 
@@ -100,7 +100,7 @@ class BottleneckBlock(Block):
 
     Args:
         filters: channels of the first two convolutions; the output has four times as many.
-        strides: of the first convolution.
+        strides: stride of the first convolution.
         shortcut: a layer, or None for the identity.
     """
 
@@ -120,8 +120,8 @@ class PlainBlock(Chain):
 
     Args:
         filters: channels of the convolutions and of the output.
-        strides: of the first convolution.
-        shortcut: there is none.
+        strides: stride of the first convolution.
+        shortcut: ignored.
     """
 
     expansion = 1
@@ -134,22 +134,24 @@ class PlainBlock(Chain):
 class ResNet(Net):
     """Stem, stages of blocks, global average pooling, one dense layer.
 
-    The small stem, for images of about 32x32, is the 3x3 convolution of section 4.2, with neither
-    stride nor pooling; the large one, for 224x224, is table 1's 7x7 convolution and pooling, which
-    make the image four times smaller.
+    The small stem, for images of about 32x32, is the 3x3 convolution of section 4.2. The large one,
+    for 224x224, is the 7x7 convolution and the pooling of table 1, which downsample by 4.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
-        block: class of the blocks, as `block(filters, strides=..., shortcut=...)`.
-        blocks: blocks in each stage.
-        filters: channels of each stage, before a bottleneck's expansion; the stem has those of the
-            first.
-        shortcut: class of the shortcuts where the shape changes, as
+        block: class of the blocks, called as `block(filters, strides=..., shortcut=...)`.
+        blocks: number of blocks in each stage.
+        filters: channels of each stage, before a bottleneck's expansion. The stem has the channels
+            of the first stage.
+        shortcut: class of the shortcuts where the shape changes, called as
             `shortcut(filters, strides=...)`; None for nets without shortcuts.
+
+    Raises:
+        ValueError: `blocks` and `filters` differ in length.
     """
 
-    smallest_size = Sizes(small=8, large=32)  # Of which four stages leave one pixel.
+    smallest_size = Sizes(small=8, large=32)  # The four stages reduce these to one pixel.
 
     def __init__(
         self,

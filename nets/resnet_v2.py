@@ -1,12 +1,13 @@
 """Pre-activation ResNets.
 
-He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4 (e): BatchNorm and ReLU come
-before each convolution, so that nothing stands between one sum and the next. The first activation
-comes before the first block's two paths part, and one more follows the last sum (appendix).
+He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4 (e): BatchNorm and ReLU
+precede each convolution, so that the path from one sum to the next is the identity. The first
+activation precedes the split into shortcut and residual of the first block, and one more follows
+the last sum (appendix).
 
-Where the stride is, and which convolutions have a bias, is left open there; both are as in slim's
-resnet_v2 and tf.keras.applications, so that their weights fit: a stage's stride is in its last
-block, and a convolution has a bias if no BatchNorm follows it directly.
+The paper does not say where the strides are and which convolutions have a bias. Both follow slim's
+resnet_v2 and tf.keras.applications, so that their weights fit: the stride of a stage is in its last
+block, and a convolution has a bias unless BatchNorm directly follows it.
 """
 
 import tensorflow as tf
@@ -24,7 +25,7 @@ from nets.net import Net, Sizes
 
 
 class PreActivation(Composite):
-    """BatchNorm and ReLU."""
+    """BatchNorm, then ReLU."""
 
     def __init__(self):
         super().__init__()
@@ -39,8 +40,11 @@ class PreActivationBlock(Composite):
 
     Args:
         filters: channels of the first two convolutions; the output has four times as many.
-        strides: of the 3x3 convolution; the shortcut takes every `strides`-th pixel.
+        strides: stride of the 3x3 convolution; the shortcut is subsampled accordingly.
         project: whether the shortcut is a 1x1 convolution of the activated input.
+
+    Raises:
+        ValueError: a projection with a stride.
     """
 
     expansion = 4
@@ -48,7 +52,7 @@ class PreActivationBlock(Composite):
     def __init__(self, filters: int, *, strides: int = 1, project: bool = False):
         super().__init__()
         if project and strides != 1:
-            raise ValueError(f"strides={strides} does not go with a projection; use 1")
+            raise ValueError(f"strides={strides} must be 1 in a block with a projection")
         self.activation = PreActivation()
         self.residual = Chain(
             [
@@ -73,15 +77,19 @@ class ResNetV2(Net):
     """Stem, four stages of pre-activation blocks, activation, global average pooling, dense layer.
 
     The large stem, for images of 224x224, is a 7x7 convolution and a 3x3 pooling, both with stride
-    2. The small one, for 32x32, is a 3x3 convolution, with neither stride nor pooling. Both end
-    without activation, since the first block begins with one.
+    2. The small one, for 32x32, is a 3x3 convolution with stride 1. Both are linear, as the first
+    block starts with an activation.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: number of logits.
         stem: "small" or "large".
-        blocks: blocks in each stage.
-        filters: channels of each stage, before the expansion; the stem has those of the first. The
-            last block of each stage but the last halves the image.
+        blocks: number of blocks in each stage. The last block of each stage but the last has
+            stride 2.
+        filters: channels of each stage, before the expansion. The stem has the channels of the
+            first stage.
+
+    Raises:
+        ValueError: `blocks` and `filters` differ in length.
     """
 
     smallest_size = Sizes(small=8, large=32)

@@ -1,15 +1,18 @@
-"""A net as a table: what each stage gives out, holds and costs.
+"""A net as a table of its stages, and a fingerprint of its operations.
 
-Synopsis:
+    print(table(trace(net, image_shape=(32, 32, 3))))
 
-    print(table(net, image_shape=(32, 32, 3)))
+A run records the fingerprint, and compares it when it is resumed.
 """
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import tensorflow as tf
 
+from nets.dropout import dropout_seed
+from nets.graph import Graph
 from nets.net import Net
 
 
@@ -18,12 +21,12 @@ class StageRow:
     """One stage, or one auxiliary head.
 
     Attributes:
-        name: attribute of the net that holds it.
-        output_shape: without the batch axis.
+        name: attribute of the net that holds it; "net" for a net that is not a sequence of stages.
+        output_shape: shape of the output without the batch axis.
         trainable: number of trainable parameters.
-        not_trainable: number of other ones (BatchNorm's moving statistics).
-        flops: multiply-adds of its convolutions and dense layers for one image.
-        auxiliary: whether it is an auxiliary head, which only training runs.
+        not_trainable: number of other parameters, such as BatchNorm's moving statistics.
+        flops: multiply-adds of convolutions and matrix products for one image.
+        auxiliary: whether it is an auxiliary head, which runs in training only.
     """
 
     name: str
@@ -34,59 +37,113 @@ class StageRow:
     auxiliary: bool
 
 
-def _count(variables) -> int:
-    return sum(math.prod(v.shape) for v in variables)
+@dataclasses.dataclass(frozen=True)
+class NetSummary:
+    """Summary of one trace of a net's training pass.
 
-
-def _multiply_adds(graph: tf.Graph) -> int:
-    """Multiply-adds of the convolutions and matrix products in a traced graph."""
-    total = 0
-    for op in graph.get_operations():
-        if op.type in ("Conv2D", "DepthwiseConv2dNative"):
-            height, width, inputs, outputs = op.inputs[1].shape
-            # A depthwise kernel's last axis is the multiplier: its output has inputs * outputs.
-            per_pixel = height * width * inputs * outputs
-            total += math.prod(op.outputs[0].shape[1:3]) * per_pixel
-        elif op.type == "MatMul":
-            total += math.prod(op.inputs[1].shape)
-    return int(total)
-
-
-def _row(name: str, stage, spec: tf.TensorSpec, *, auxiliary: bool):
-    """The row of a stage, and what it gives."""
-    concrete = tf.function(lambda x: stage(x, training=False)).get_concrete_function(spec)
-    output = concrete.structured_outputs
-    row = StageRow(
-        name=name,
-        output_shape=tuple(output.shape[1:]),
-        trainable=_count(stage.trainable_variables),
-        not_trainable=_count(stage.non_trainable_variables),
-        flops=_multiply_adds(concrete.graph),
-        auxiliary=auxiliary,
-    )
-    return row, tf.TensorSpec(output.shape, output.dtype)
-
-
-def stage_rows(net: Net, image_shape: tuple[int, int, int]) -> list[StageRow]:
-    """A row for each stage of a built net, in the order they run, auxiliary heads where they part.
-
-    FLOPs are multiply-adds, as He et al. 2015 count them; pooling, BatchNorm, ReLU and additions
-    are left out.
+    Attributes:
+        rows: the stages in the order they run, each followed by the auxiliary heads on its output.
+        fingerprint: 12 hexadecimal digits. They change when an operation, a hyperparameter inside
+            the net or a shape does, and do not depend on names, on the Python code, on the devices
+            or on the number of replicas.
     """
-    rows = []
-    spec = tf.TensorSpec((1, *image_shape), tf.float32)
-    for name, stage in net.stages.items():
-        row, spec = _row(name, stage, spec, auxiliary=False)
+
+    rows: list[StageRow]
+    fingerprint: str
+
+
+def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
+    """Traces the training pass of a built net once. No variable changes.
+
+    FLOPs are multiply-adds, as in He et al. 2015. Pooling, BatchNorm, ReLU and additions do not
+    count. A net that overrides `call` is one row, named "net".
+
+    Args:
+        net: with variables; under any strategy and dtype policy.
+        image_shape: (height, width, channels).
+
+    Raises:
+        ValueError: the net has no variables yet.
+    """
+    if not net.built:
+        raise ValueError("trace needs a net with variables; call the net on images first")
+    variables = net.variables
+    parts, outputs, updates = [], [], []
+
+    def training_pass(images, values):
+        # Values in place of the variables: none is assigned, and those of a strategy are traced as
+        # others are.
+        state = list(zip(variables, values, strict=True))
+        traced = 0
+        with tf.keras.StatelessScope(state_mapping=state) as scope:
+            for name, tensors, returned in _stages(net, images):
+                operations = tf.compat.v1.get_default_graph().get_operations()
+                new = [operation.name for operation in operations[traced:]]
+                traced = len(operations)
+                parts.append((name, tuple(tensors[0].shape[1:]), new))
+                outputs.extend(tensor.name for tensor in tensors if returned)
+            for variable, value in state:
+                updated = scope.get_current_value(variable)
+                if updated is not value:
+                    updates.append((value.name, updated.name))
+
+    # In a new graph, no strategy is in scope.
+    with tf.Graph().as_default():
+        concrete = tf.function(training_pass, autograph=False).get_concrete_function(
+            tf.TensorSpec((1, *image_shape), tf.float32),
+            [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
+        )
+    graph = Graph(concrete)
+    return NetSummary(_rows(net, parts, graph), graph.fingerprint(outputs, updates))
+
+
+def _stages(net: Net, images) -> Iterator[tuple[str, list[tf.Tensor], bool]]:
+    """Yields name, outputs, and whether the net returns them, of each stage and auxiliary head.
+
+    They run in training, in the order of `Net.call`. A net that overrides it is one stage, "net".
+    """
+    seed = (0, 0)
+    if type(net).call is not Net.call or not net.stage_names:
+        yield "net", tf.nest.flatten(net(images, training=True, seed=seed)), True
+        return
+    with dropout_seed(seed):
+        # Keras casts the inputs of a net when it is called.
+        stages = net.run_stages(tf.cast(images, net.compute_dtype), training=True)
+        for i, (name, output) in enumerate(stages, start=1):
+            yield name, [output], i >= len(net.stage_names)
+
+
+def _rows(net: Net, parts: list[tuple[str, tuple, list[str]]], graph: Graph) -> list[StageRow]:
+    """Returns the rows of the parts, each auxiliary head after the stage whose output it takes.
+
+    A part is the name, the output shape and the operations of a stage or an auxiliary head.
+    """
+    counted, rows = set(), []
+    for name, shape, operations in parts:
+        layer = getattr(net, name) if len(parts) > 1 else net
+        own = [v for v in layer.variables if id(v) not in counted]  # Stages may share layers.
+        counted |= {id(v) for v in own}
+        row = StageRow(
+            name=name,
+            output_shape=shape,
+            trainable=sum(math.prod(v.shape) for v in own if v.trainable),
+            not_trainable=sum(math.prod(v.shape) for v in own if not v.trainable),
+            flops=graph.multiply_adds(operations),
+            auxiliary=name in net.auxiliary_heads,
+        )
         rows.append(row)
-        for origin, head in net.auxiliary:
-            if origin == name:
-                rows.append(_row(head, getattr(net, head), spec, auxiliary=True)[0])
-    return rows
+    heads = {row.name: row for row in rows if row.auxiliary}
+    ordered = []
+    for row in rows:
+        if not row.auxiliary:
+            ordered.append(row)
+            ordered += [heads[name] for stage, name in net.auxiliary if stage == row.name]
+    return ordered
 
 
-def table(net: Net, image_shape: tuple[int, int, int]) -> str:
-    """The rows as text, ending with the sums."""
-    rows = stage_rows(net, image_shape)
+def table(summary: NetSummary) -> str:
+    """Returns the rows as text, followed by their sums."""
+    rows = summary.rows
     cells = [("stage", "output", "parameters", "FLOPs")]
     for row in rows:
         shape = " x ".join(map(str, row.output_shape))
@@ -100,8 +157,8 @@ def table(net: Net, image_shape: tuple[int, int, int]) -> str:
         for name, shape, count, cost in cells
     ]
     heads = ", ".join(row.name for row in rows if row.auxiliary)
-    only = f"; their total is without {heads}, which only training runs" if heads else ""
-    lines.append(f"FLOPs are multiply-adds for one image{only}.")
+    note = f"; the total excludes {heads}, used in training only" if heads else ""
+    lines.append(f"FLOPs are multiply-adds for one image{note}.")
     not_trainable = sum(row.not_trainable for row in rows)
     lines.append(f"parameters: {trainable:,} trainable, {not_trainable:,} not")
     return "\n".join(lines)

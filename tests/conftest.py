@@ -5,9 +5,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-import cli
+from commands.command_line import quiet
 
-with cli.quiet_start():
+with quiet():
     import tensorflow as tf
 
 import pytest

@@ -1,14 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.augment import Augmentation
-from data.pipeline import Share, data_error, eval_batches, example_numbers, train_batches
-from data.source import ArraySource, DataError
+from data.augment import AUGMENTATIONS, parse_augment
+from data.augmentation import Augmentation
+from data.pipeline import EvalPipeline, InputShard, TrainPipeline, example_numbers
+from data.source import ArraySource
+from tests.data.helpers import refused
 
-ALL = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.4, cutmix=1.0)
+ALL = "crop:2,flip,cutout:3,mixup:0.4|cutmix:1"
 
 
 def source(size=23, image_size=8):
@@ -18,21 +22,23 @@ def source(size=23, image_size=8):
     return ArraySource(images.astype(np.uint8), np.arange(size) % 5)
 
 
-def batches(start=0, stop=6, batch_size=8, augmentation=ALL, **kwargs):
-    dataset = train_batches(
+def pipeline(batch_size=8, augment=ALL, **kwargs):
+    return TrainPipeline(
         kwargs.pop("source", None) or source(),
         **{
             "global_batch_size": batch_size,
             "seed": 3,
-            "start_step": start,
-            "stop_step": stop,
-            "augmentation": augmentation,
+            "augmentations": parse_augment(augment),
             "mean": (0.0, 0.0, 0.0),
             "std": (1 / 255,) * 3,
             "num_classes": 5,
             **kwargs,
         },
     )
+
+
+def batches(start=0, stop=6, batch_size=8, augment=ALL, **kwargs):
+    dataset = pipeline(batch_size, augment, **kwargs).batches(start, stop)
     return [tuple(x.numpy() for x in batch) for batch in dataset]
 
 
@@ -70,17 +76,23 @@ def test_orders_of_epochs_and_seeds_are_unrelated():
             assert np.sum(a == b) < 10
 
 
+def test_the_order_is_that_of_earlier_versions():
+    assert numbers(0, 10, 10, seed=0).tolist() == [4, 9, 3, 6, 1, 5, 0, 8, 2, 7]
+    assert numbers(3, 1000, 8, seed=7).tolist() == [351, 832, 283, 532, 310, 136, 210, 211]
+
+
 def test_a_batch_is_a_function_of_seed_and_step():
     assert_equal(batches(), batches())
     assert_equal(batches()[4:], batches(start=4))
 
 
 def test_another_seed_is_another_batch():
-    assert np.any(batches(stop=1)[0][0] != batches(stop=1, seed=4)[0][0])
+    first, other = batches(stop=1, augment="crop:2"), batches(stop=1, augment="crop:2", seed=4)
+    assert np.any(first[0][0] != other[0][0])
 
 
 def test_replicas_get_consecutive_slices_of_the_same_batch():
-    whole, slices = batches(), batches(share=Share(replicas=2, here=2))
+    whole, slices = batches(), batches(shard=InputShard(replicas=2, here=2))
     pairs = zip(slices[::2], slices[1::2], strict=True)
     joined = [tuple(np.concatenate(p) for p in zip(a, b, strict=True)) for a, b in pairs]
     assert_equal(whole, joined)
@@ -88,58 +100,57 @@ def test_replicas_get_consecutive_slices_of_the_same_batch():
 
 @settings(max_examples=200, deadline=None)
 @given(
-    parts=st.integers(1, 4), workers=st.integers(1, 5), here=st.integers(1, 4), n=st.integers(1, 6)
+    microbatches=st.integers(1, 4),
+    workers=st.integers(1, 5),
+    here=st.integers(1, 4),
+    n=st.integers(1, 6),
 )
-def test_shares_are_disjoint_and_together_whole(parts, workers, here, n):
+def test_shards_are_disjoint_and_together_whole(microbatches, workers, here, n):
     replicas = workers * here
-    size = parts * replicas * n
-    shares = [Share(replicas, here * w, here, parts).rows(size) for w in range(workers)]
-    assert all(rows.shape == (here, parts * n) for rows in shares)
-    rows = np.concatenate(shares)
+    size = microbatches * replicas * n
+    shards = [InputShard(replicas, here * w, here, microbatches).rows(size) for w in range(workers)]
+    assert all(rows.shape == (here, microbatches * n) for rows in shards)
+    rows = np.concatenate(shards)
     np.testing.assert_array_equal(np.sort(rows.reshape(-1)), np.arange(size))
-    # The k-th parts of all replicas together are the k-th part of the batch.
-    for part in range(parts):
-        of_part = rows[:, part * n : (part + 1) * n].reshape(-1)
-        np.testing.assert_array_equal(of_part, np.arange(size).reshape(parts, -1)[part])
-
-
-@settings(max_examples=8, deadline=None)
-@given(
-    workers=st.sampled_from([1, 2, 3]),
-    here=st.sampled_from([1, 2]),
-    parts=st.sampled_from([1, 2]),
-    start=st.integers(0, 9),
-    size=st.integers(1, 60),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_workers_together_have_the_batches_of_one(workers, here, parts, start, size, seed):
-    """From any step on, bit for bit, with every draw; and each reads only its own examples."""
-    data, batch_size = source(size), 48
-    whole = batches(start, start + 2, batch_size, source=data, seed=seed)
-    for worker in range(workers):
-        share = Share(workers * here, here * worker, here, parts)
-        counted = Counting(data)
-        found = batches(start, start + 2, batch_size, source=counted, seed=seed, share=share)
-        expected = [
-            tuple(x[rows] for x in batch) for batch in whole for rows in share.rows(batch_size)
-        ]
-        assert_equal(found, expected)
-        assert counted.fetched == 2 * batch_size // workers
+    # The k-th microbatches of all replicas together are the k-th microbatch.
+    for k in range(microbatches):
+        found = rows[:, k * n : (k + 1) * n].reshape(-1)
+        np.testing.assert_array_equal(found, np.arange(size).reshape(microbatches, -1)[k])
 
 
 class Counting(ArraySource):
-    """Counts what is read of it."""
+    """Records how many examples are fetched at a time."""
 
-    def __init__(self, data):
-        super().__init__(data.images, data.labels)
-        self.fetched = 0
+    def __init__(self, size):
+        whole = source(size)
+        super().__init__(whole.images.numpy(), whole.labels)
+        self.fetched = set()
 
-    def fetch(self, indices):
-        self.fetched += len(indices)
-        return super().fetch(indices)
+    def fetch(self, numbers):
+        self.fetched.add(numbers.shape[0])
+        return super().fetch(numbers)
 
 
-@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize(
+    ("workers", "here", "microbatches"), [(1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2), (3, 1, 2)]
+)
+def test_workers_together_have_the_batches_of_one(workers, here, microbatches):
+    """From any step on, bit for bit, with every draw; and each reads only its own examples."""
+    batch_size = 48
+    for start, size, seed in ((0, 23, 0), (7, 60, 2**32 - 1)):
+        whole = batches(start, start + 2, batch_size, source=source(size), seed=seed)
+        for worker in range(workers):
+            shard = InputShard(workers * here, here * worker, here, microbatches)
+            counted = Counting(size)
+            found = batches(start, start + 2, batch_size, source=counted, seed=seed, shard=shard)
+            expected = [
+                tuple(x[rows] for x in batch) for batch in whole for rows in shard.rows(batch_size)
+            ]
+            assert_equal(found, expected)
+            assert counted.fetched == {batch_size // workers}
+
+
+@settings(max_examples=5, deadline=None)
 @given(
     start=st.integers(0, 40),
     size=st.integers(1, 50),
@@ -147,82 +158,151 @@ class Counting(ArraySource):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_a_start_at_any_step_is_the_same_as_skipping_to_it(start, size, batch_size, seed):
-    kwargs = {"source": source(size), "seed": seed}
-    skipped = batches(0, start + 2, batch_size, **kwargs)[start:]
-    assert_equal(batches(start, start + 2, batch_size, **kwargs), skipped)
+    made = pipeline(batch_size, source=source(size), seed=seed)
+    skipped = list(made.batches(0, start + 2).as_numpy_iterator())[start:]
+    assert_equal(list(made.batches(start, start + 2).as_numpy_iterator()), skipped)
+
+
+# What does not suit the data is refused when the pipeline is made.
 
 
 def test_a_batch_must_divide():
-    with pytest.raises(DataError, match="batch_size=10 does not divide by 4"):
-        batches(batch_size=10, share=Share(replicas=2, parts=2))
+    refused("batch_size=10 is not divisible by 4",
+            pipeline, batch_size=10, shard=InputShard(replicas=2, microbatches=2))  # fmt: skip
+    refused("batch_size=10 is not divisible by 4", EvalPipeline, source(), global_batch_size=10,
+            mean=(), std=(), shard=InputShard(replicas=4))  # fmt: skip
 
 
 def test_pairs_stay_together_on_a_worker():
-    with pytest.raises(DataError, match="use a larger --batch_size"):
-        batches(batch_size=6, share=Share(replicas=2))
+    refused("use a larger --batch_size", pipeline, batch_size=6, shard=InputShard(replicas=2))
+    pipeline(batch_size=6, shard=InputShard(replicas=2), augment="crop:2,flip,cutout:3")
+
+
+def test_pairs_need_an_even_batch():
+    refused("batch_size=7 is odd", pipeline, batch_size=7)
+    pipeline(batch_size=7, augment="crop:2")
+
+
+def test_a_crop_must_fit_the_image():
+    message = refused("8x8", pipeline, augment="flip,crop:8")
+    assert message == (
+        "--augment=flip,crop:8: padding of crop must be smaller than the images, which are 8x8"
+    )
+    pipeline(augment="crop:7")
+
+
+# Draws.
 
 
 def test_a_draw_for_each_image_and_each_step():
     same = ArraySource(np.repeat(source().images[:1], 23, axis=0), np.zeros(23))
-    first, second = batches(stop=2, source=same, augmentation=Augmentation(crop_padding=2))
+    first, second = batches(stop=2, source=same, augment="crop:2")
     assert len(np.unique(first[0], axis=0)) > 4
     assert np.any(first[0] != second[0])
 
 
-@pytest.mark.parametrize("extra", [{"cutout": 3}, {"flip": True}])
-def test_one_augmentation_leaves_the_draws_of_the_others(extra):
-    less = batches(stop=1, augmentation=Augmentation(crop_padding=2))[0][0]
-    more = batches(stop=1, augmentation=Augmentation(crop_padding=2, **extra))[0][0]
+@pytest.mark.parametrize(
+    "more", ["cutout:0,crop:2,flip", "crop:2,cutout:3", "crop:2,flip|cutout:2"]
+)
+def test_one_augmentation_leaves_the_draws_of_the_others(more):
+    less = batches(stop=1, augment="crop:2")[0][0]
+    more = batches(stop=1, augment=more)[0][0]
     for a, b in zip(less, more, strict=True):
         kept = np.any(b != 0, axis=-1)
         assert np.array_equal(a[kept], b[kept]) or np.array_equal(a[:, ::-1], b)
 
 
+def test_one_of_two_mixtures_draws_as_it_does_alone():
+    mixup, cutmix, either = (
+        batches(stop=1, batch_size=64, augment=text)[0]
+        for text in ("mixup:0.4", "cutmix:1", "mixup:0.4|cutmix:1")
+    )
+    is_mixup = np.all(either[0] == mixup[0], axis=(1, 2, 3))
+    is_cutmix = np.all(either[0] == cutmix[0], axis=(1, 2, 3))
+    assert np.all(is_mixup | is_cutmix)
+    assert 10 < is_mixup.sum() < 54
+    np.testing.assert_array_equal(either[1][is_mixup], mixup[1][is_mixup])
+
+
+def test_the_second_crop_has_draws_of_its_own():
+    once, twice = (batches(stop=1, augment=x)[0][0] for x in ("crop:0,crop:2", "crop:2,crop:2"))
+    first = batches(stop=1, augment="crop:2")[0][0]
+    assert np.any(once != first)
+    assert np.any(once != twice)
+
+
 def test_labels_belong_to_their_images():
     data = source()
-    for images, labels in batches(augmentation=Augmentation(flip=True), source=data):
+    for images, labels in batches(augment="flip", source=data):
         which = images[:, 0, 0, 0].round().astype(int)
         np.testing.assert_array_equal(labels, data.labels[which])
+        assert labels.dtype == np.int32
 
 
 def test_images_are_normalized_per_channel():
-    (images, _), *_ = batches(augmentation=Augmentation(), mean=(0.1, 0.2, 0.3), std=(0.5, 1, 2))
+    (images, _), *_ = batches(augment="none", mean=(0.1, 0.2, 0.3), std=(0.5, 1, 2))
     which = images[:, 0, 0, 0] * 0.5 + 0.1
-    raw = source().images[(which * 255).round().astype(int)] / 255
+    raw = source().images.numpy()[(which * 255).round().astype(int)] / 255
     np.testing.assert_allclose(images, (raw - [0.1, 0.2, 0.3]) / [0.5, 1, 2], atol=1e-5)
 
 
-def test_mixed_labels_are_shares_that_sum_to_one():
-    for mixing in ({"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}):
-        for images, labels in batches(augmentation=Augmentation(**mixing), batch_size=64):
+@dataclasses.dataclass(frozen=True)
+class Record(Augmentation):
+    """Keeps what it is given."""
+
+    def __call__(self, images, labels, draws):
+        SEEN.append((images.dtype, labels.dtype, labels.shape.rank))
+        return images, labels
+
+
+SEEN = []
+
+
+@pytest.mark.parametrize(
+    ("augment", "seen"),
+    [
+        ("record,crop:1", [(tf.uint8, tf.int32, 1)]),
+        ("crop:1,record,cutout:1", [(tf.uint8, tf.int32, 1)]),
+        ("record,cutout:1,record", [(tf.uint8, tf.int32, 1), (tf.float32, tf.int32, 1)]),
+        ("record,mixup:1,record", [(tf.uint8, tf.float32, 2), (tf.float32, tf.float32, 2)]),
+    ],
+)
+def test_images_are_normalized_and_labels_softened_where_it_is_needed(augment, seen, monkeypatch):
+    """By an augmentation that is one line in the table."""
+    monkeypatch.setitem(AUGMENTATIONS, "record", Record)
+    SEEN.clear()
+    images, labels = batches(stop=1, augment=augment, mean=(0.5,) * 3)[0]
+    assert seen == SEEN
+    assert images.dtype == np.float32
+    assert images.min() < -90
+    assert labels.dtype == (np.float32 if "mixup" in augment else np.int32)
+
+
+def test_mixed_labels_sum_to_one():
+    for mixing in ("mixup:0.2", "cutmix:1", "mixup:0.2|cutmix:1"):
+        for images, labels in batches(stop=2, augment=mixing, batch_size=64):
             assert labels.shape == (64, 5)
             np.testing.assert_allclose(labels.sum(1), np.ones(64), rtol=1e-5)
             assert np.all(np.isfinite(images))
             assert np.any((labels > 0.01) & (labels < 0.99))
 
 
-def test_mixing_needs_an_even_batch():
-    with pytest.raises(DataError, match="batch_size=7 is odd"):
-        batches(batch_size=7)
-
-
-def test_crop_must_fit_the_image():
-    with pytest.raises(DataError, match=r"crop_padding=8 must be smaller.*8x8"):
-        batches(augmentation=Augmentation(crop_padding=8))
+# Evaluation.
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 23])
 def test_evaluation_sees_each_example_once(size, replicas):
-    dataset = eval_batches(
+    made = EvalPipeline(
         source(size),
         global_batch_size=8,
         mean=(0.0,) * 3,
         std=(1 / 255,) * 3,
-        share=Share(replicas=replicas, here=replicas),
+        shard=InputShard(replicas=replicas, here=replicas),
     )
+    assert made.size == size
     seen = []
-    for images, labels, mask in dataset:
+    for images, labels, mask in made.batches():
         assert images.shape == (8 // replicas, 8, 8, 3)
         which = images[:, 0, 0, 0].numpy().round().astype(int)
         np.testing.assert_array_equal(labels, which % 5)
@@ -230,13 +310,6 @@ def test_evaluation_sees_each_example_once(size, replicas):
     assert seen == list(range(size))
 
 
-def test_an_error_of_the_source_is_found_again():
-    class Broken(ArraySource):
-        def fetch(self, indices):
-            raise DataError("a.jpg cannot be decoded; replace or remove it")
-
-    data = source()
-    with pytest.raises(tf.errors.OpError) as caught:
-        batches(source=Broken(data.images, data.labels))
-    assert str(data_error(caught.value)) == "a.jpg cannot be decoded; replace or remove it"
-    assert data_error(tf.errors.InternalError(None, None, "something else")) is None
+def test_arrays_have_no_fault():
+    assert pipeline().find_fault(2) is None
+    assert EvalPipeline(source(), global_batch_size=8, mean=(), std=()).find_fault(2) is None

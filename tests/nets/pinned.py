@@ -1,10 +1,18 @@
-"""What is known of every net in its paper's form: 1,000 classes, or 10 of 32x32 images."""
+"""Sizes and costs of the project's nets with 1,000 classes, or 10 of 32x32 images."""
 
 CIFAR = ("20", "32", "44", "56", "110")
 
 
+# Nets that differ from another one here in the number of their blocks only.
+DEEPER = (
+    *("resnet34", "resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "plain34"),
+    *("resnet32", "resnet44", "resnet56", "resnet110", "plain32", "plain44", "plain56"),
+    *(f"resnet{depth}_projection" for depth in (32, 44, 56, 110)),
+)
+
+
 def image_size(name):
-    """Height and width of the paper's images."""
+    """Height and width of the paper's images; 224 for nets that are not the project's own."""
     number = name.removeprefix("resnet").removeprefix("plain").removesuffix("_projection")
     if name.startswith("inception10") or number in CIFAR:
         return 32
@@ -13,7 +21,8 @@ def image_size(name):
     return 224
 
 
-# Trainable and other parameters, multiply-adds without auxiliary heads.
+# Trainable and other parameters, and multiply-adds without auxiliary heads. Nets of a user need no
+# entry.
 PINNED = {
     "inception10": (119_642, 1_184, 12_240_128),
     "inception10_v2": (101_914, 1_376, 10_405_120),
@@ -52,18 +61,18 @@ PINNED = {
     "plain56": (853_018, 4_064, 125_485_696),
 }
 
-# Parameters as published, in millions, with how many digits they have behind the point.
+# Published numbers of parameters, in millions, and their number of decimals.
 PUBLISHED_PARAMETERS = {
-    # tf.keras.applications: 23,851,784 with 34,432 moving statistics. Ours has 17,216 scales more.
+    # tf.keras.applications: 23,851,784 with 34,432 moving statistics. Ours has 17,216 more, scales.
     "inception_v3": (23.82, 2),
-    # BVLC's Caffe model, without its auxiliary heads: 6,998,552.
+    # BVLC's Caffe model without its auxiliary heads: 6,998,552.
     "inception_v1": (6.998552, 6),
     # Zoph et al. 2018, "Learning Transferable Architectures", table 2.
     "inception_v2": (11.2, 1),
     "inception_resnet_v2": (55.8, 1),
-    # timm's results of inception_v4.
+    # timm's results for inception_v4.
     "inception_v4": (42.68, 2),
-    # torchvision's ResNets, which are the same nets but for where a bottleneck has its stride.
+    # torchvision's ResNets, which differ only in where a bottleneck has its stride.
     "resnet18": (11.69, 2),
     "resnet34": (21.80, 2),
     "resnet50": (25.56, 2),
@@ -81,9 +90,9 @@ PUBLISHED_PARAMETERS = {
     "resnet152_v2": (60.236904, 6),
 }
 
-# Multiply-adds as published, in millions.
+# Published multiply-adds, in millions.
 PUBLISHED_FLOPS = {
-    # He et al. 2015, table 1, and for the plain net figure 3.
+    # He et al. 2015, table 1; figure 3 for the plain net.
     "resnet18": 1_800,
     "resnet34": 3_600,
     "resnet50": 3_800,
@@ -97,7 +106,7 @@ PUBLISHED_FLOPS = {
     "inception_v2": 1_940,
     "inception_v3": 5_720,
     "inception_resnet_v2": 13_200,
-    # timm's results of inception_v4.
+    # timm's results for inception_v4.
     "inception_v4": 12_280,
 }
 
@@ -138,7 +147,7 @@ _BN_INCEPTION = _grids(
 
 
 def _three_grids(stem, a, b, c, *, auxiliary=False):
-    """Channels after the stem and on the grids of 35x35, 17x17 and 8x8."""
+    """Shapes of nets with grids of 35x35, 17x17 and 8x8, given their channels."""
     head = [("auxiliary_b", (1000,))] if auxiliary else []
     return _grids(
         (35, 35, stem),
@@ -172,7 +181,7 @@ _INCEPTION10 = _grids((32, 32, 16), ("stage_1", (16, 16, 64)), ("stage_2", (8, 8
 
 
 def shapes(name):
-    """(stage, output shape) of every stage but the head."""
+    """Name and output shape of each stage but the head."""
     if name.startswith("inception10"):
         return _INCEPTION10
     if image_size(name) == 32:

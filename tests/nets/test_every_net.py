@@ -1,4 +1,4 @@
-"""What holds for every net in the table."""
+"""Properties of every net in the table, those that a user adds included."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ import tensorflow as tf
 
 import nets
 from loops.variables import named_variables
-from nets.layers import BatchNorm
-from nets.table import stage_rows
-from tests.nets.helpers import count, gradients, images
+from nets.batch_norm import BatchNorm
+from nets.table import trace
+from tests.nets.helpers import count, gradients, images, layers
 from tests.nets.pinned import (
+    DEEPER,
     PINNED,
     PUBLISHED_FLOPS,
     PUBLISHED_PARAMETERS,
@@ -18,44 +19,59 @@ from tests.nets.pinned import (
 )
 
 
+def slow_if(is_slow):
+    """All nets as parameters, some of them marked as slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in nets.NETS]
+
+
+# Another net has the same blocks.
+LONG = (*DEEPER, "inception_resnet_v2", "inception_v1_bn", "plain18")
+# Small nets with dropout, with and without BatchNorm, with auxiliary heads and with shortcuts.
+SMALL = ("inception10", "inception_v1", "resnet20")
+
+
+def long_unless_small(name):
+    return name in PINNED and name not in SMALL
+
+
 def classes(name):
     return 10 if image_size(name) == 32 else 1000
 
 
-@pytest.fixture(scope="module", params=nets.NETS)
+def smallest_size(name, stem):
+    """The size of images to run a net with, in pixels."""
+    return getattr(nets.net_class(name).smallest_size, stem) if name in PINNED else 32
+
+
+@pytest.fixture(scope="module", params=slow_if(lambda name: name in LONG))
 def paper_form(request):
-    """A net as in its paper, and its name."""
-    name, size = request.param, image_size(request.param)
-    tf.keras.utils.set_random_seed(1)
-    return name, nets.build(name, num_classes=classes(name), image_shape=(size, size, 3))
-
-
-def smallest_images(name, batch=4):
-    """Images of the least size that the paper's form takes."""
+    """A net with the classes and the stem of its paper, built on the smallest images; its name."""
+    name = request.param
     stem = nets.default_stem((image_size(name),) * 2 + (3,))
-    return images(batch, getattr(nets.net_class(name).smallest_size, stem), 3)
+    size = smallest_size(name, stem)
+    tf.keras.utils.set_random_seed(1)
+    shape = (size, size, 3)
+    return name, nets.build(name, num_classes=classes(name), image_shape=shape, stem=stem), size
 
 
-def test_every_net_is_pinned():
-    assert list(PINNED) == list(nets.NETS)
+def test_the_projects_own_nets_are_there():
+    assert set(PINNED) <= set(nets.NETS)
 
 
 def test_parameters_flops_and_shapes(paper_form):
-    name, net = paper_form
-    trainable, others, flops = PINNED[name]
-    assert count(net.trainable_variables) == trainable
-    assert count(net.non_trainable_variables) == others
+    name, net, _ = paper_form
     size = image_size(name)
-    rows = stage_rows(net, (size, size, 3))
-    assert [(row.name, row.output_shape) for row in rows] == [
-        *shapes(name),
-        ("head", (classes(name),)),
-    ]
-    assert sum(row.flops for row in rows if not row.auxiliary) == flops
-    # The stages hold all there is.
+    rows = trace(net, (size, size, 3)).rows
+    trainable, others = count(net.trainable_variables), count(net.non_trainable_variables)
+    # The stages have all variables.
     assert sum(row.trainable for row in rows) == trainable
     assert sum(row.not_trainable for row in rows) == others
-    # And it is what was published.
+    if name not in PINNED:
+        return
+    flops = sum(row.flops for row in rows if not row.auxiliary)
+    assert (trainable, others, flops) == PINNED[name]
+    stages = [*shapes(name), ("head", (classes(name),))]
+    assert [(row.name, row.output_shape) for row in rows] == stages
     without_heads = sum(row.trainable for row in rows if not row.auxiliary)
     if name in PUBLISHED_PARAMETERS:
         millions, digits = PUBLISHED_PARAMETERS[name]
@@ -65,23 +81,20 @@ def test_parameters_flops_and_shapes(paper_form):
         assert flops / 1e6 == pytest.approx(PUBLISHED_FLOPS[name], rel=0.02)
 
 
-def test_evaluation_changes_nothing_and_graph_equals_eager(paper_form):
-    name, net = paper_form
-    x = smallest_images(name)
+def test_evaluation_changes_nothing(paper_form):
+    name, net, size = paper_form
     before = [v.numpy() for v in net.variables]
-    eager = net(x, training=False)
-    graph = tf.function(lambda x: net(x, training=False))(x)
-    assert eager.shape == (4, classes(name))
-    assert eager.dtype == tf.float32
-    assert np.all(np.isfinite(eager))
-    np.testing.assert_allclose(graph, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
+    logits = net(images(4, size, 3), training=False)
+    assert logits.shape == (4, classes(name))
+    assert logits.dtype == tf.float32
+    assert np.all(np.isfinite(logits))
     for variable, old in zip(net.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
 
 
-def test_gradients_are_all_there_and_statistics_move(paper_form):
-    name, net = paper_form
-    check_training_pass(net, smallest_images(name), classes(name))
+def test_every_variable_has_a_gradient_and_every_statistic_moves(paper_form):
+    name, net, size = paper_form
+    check_training_pass(net, images(4, size, 3), classes(name))
 
 
 def check_training_pass(net, x, num_classes):
@@ -99,12 +112,22 @@ def check_training_pass(net, x, num_classes):
         assert np.any(variable.numpy() != old), variable.path
 
 
-@pytest.mark.parametrize("name", nets.NETS)
-def test_bfloat16_and_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypatch):
-    """Gradients in bfloat16; and what is saved is all there is, in a net that is made anew."""
+@pytest.mark.parametrize("name", slow_if(long_unless_small))
+def test_graph_equals_eager(name):
+    size = smallest_size(name, "small")
+    net = nets.build(name, num_classes=3, image_shape=(size, size, 3), stem="small")
+    x = images(4, size, 3)
+    eager = net(x, training=False)
+    graph = tf.function(lambda x: net(x, training=False))(x)
+    np.testing.assert_allclose(graph, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
+
+
+@pytest.mark.parametrize("name", slow_if(long_unless_small))
+def test_bfloat16_with_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypatch):
+    """Training in bfloat16; a checkpoint holds every variable and fits a net built anew."""
     tf.keras.config.set_dtype_policy("mixed_bfloat16")
     tf.keras.utils.set_random_seed(1)
-    size = nets.net_class(name).smallest_size.small
+    size = smallest_size(name, "small")
     shape = (size, size, 2)
 
     def build():
@@ -115,7 +138,7 @@ def test_bfloat16_and_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypat
     path = tf.train.Checkpoint(net=net).write(str(tmp_path / "net"))
     saved = [n for n, _ in tf.train.list_variables(path) if n.startswith("net/")]
     assert len(saved) == len(net.variables) == len(named_variables(net))
-    # Kernels that start as zeros save the time of drawing them.
+    # Zeros take less time than random values.
     monkeypatch.setattr(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
     again = build()
     tf.train.Checkpoint(net=again).read(path).assert_consumed()
@@ -131,48 +154,61 @@ def test_training_has_no_default(name):
         net.__call__(object(), images(1, 4, 3))
 
 
-@pytest.mark.parametrize("name", nets.NETS)
+@pytest.mark.parametrize("name", PINNED)
 @pytest.mark.parametrize("stem", ["small", "large"])
 def test_too_small_an_image_is_an_error(name, stem):
     smallest = getattr(nets.net_class(name).smallest_size, stem)
     nets.check_size(name, (smallest, smallest, 3), stem)
-    with pytest.raises(nets.NetError, match=f"takes them from {smallest}x{smallest}"):
+    with pytest.raises(nets.NetError, match=f"must be at least {smallest}x{smallest}"):
         nets.build(name, num_classes=2, image_shape=(99, smallest - 1, 3), stem=stem)
 
 
 @pytest.mark.parametrize(
-    "name", ["inception_v3", "inception_v4", "inception_resnet_v1", "inception_resnet_v2"]
+    "name",
+    [
+        *("inception_v3", "inception_v4"),
+        pytest.param("inception_resnet_v1", marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("stem", ["small", "large"])
-def test_the_smallest_size_is_the_smallest(name, stem):
-    """Where nothing pads, one pixel less leaves nothing."""
+def test_the_smallest_size_is_the_smallest(name, stem, monkeypatch):
+    """Without padding, one pixel less leaves nothing."""
+    monkeypatch.setattr(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
     smallest = getattr(nets.net_class(name).smallest_size, stem)
+    net = nets.NETS[name](2, stem=stem)
 
     def trunk(size):
-        net = nets.NETS[name](2, stem=stem)
         x = tf.zeros((1, size, size, 3))
         for stage in ("stem", "reduction_a", "reduction_b"):
             x = getattr(net, stage)(x, training=False)
         return x.shape
 
     assert trunk(smallest)[1:3] == (1, 1)
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+    with pytest.raises((ValueError, tf.errors.OpError)):
         trunk(smallest - 1)
 
 
+def settings_of_batch_norms(net):
+    return {(x.momentum, x.epsilon, x.synchronized) for x in layers(net, BatchNorm)}
+
+
 @pytest.mark.parametrize(
-    ("name", "momentum", "epsilon"),
+    ("name", "flags", "settings"),
     [
-        ("inception10", 0.9, 1e-5),
-        ("resnet20", 0.9, 1e-5),
-        ("inception_v1_bn", 0.9997, 1e-3),
-        ("inception_v2", 0.9997, 1e-3),
+        ("inception10", {}, (0.9, 1e-5, False)),
+        ("inception_v1_bn", {}, (0.9997, 1e-3, False)),
+        ("inception10", {"batch_norm_momentum": 0.5, "sync_batch_norm": True}, (0.5, 1e-5, True)),
     ],
 )
-def test_batch_norm_is_as_the_net_has_it(name, momentum, epsilon):
-    def norms(**kwargs):
-        net = nets.build(name, num_classes=2, image_shape=(8, 8, 3), **kwargs)
-        return [x for x in net._flatten_layers() if isinstance(x, BatchNorm)]
+def test_batch_norm_has_the_settings_of_the_net(name, flags, settings):
+    net = nets.build(name, num_classes=2, image_shape=(8, 8, 3), **flags)
+    assert settings_of_batch_norms(net) == {settings}
 
-    assert {(x.momentum, x.epsilon) for x in norms()} == {(momentum, epsilon)}
-    assert {x.momentum for x in norms(batch_norm_momentum=0.5)} == {0.5}
+
+def test_settings_of_slim_are_those_of_the_inception_nets():
+    for name in PINNED:
+        net = nets.net_class(name)
+        slim = name.startswith("inception") and not name.startswith("inception10")
+        expected = (0.9997, 1e-3) if slim else (0.9, 1e-5)
+        assert (net.batch_norm_momentum, net.batch_norm_epsilon) == expected

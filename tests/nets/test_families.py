@@ -1,4 +1,4 @@
-"""What a paper says of one net or block."""
+"""Properties of single nets and blocks, after their papers."""
 
 import functools
 
@@ -7,14 +7,17 @@ import pytest
 import tensorflow as tf
 
 import nets
+from nets.dropout import dropout_seed
 from nets.inception10 import InceptionBlock, ResidualInceptionBlock, StackedBlock
 from nets.inception_resnet import InceptionResNetC
 from nets.inception_v1 import AuxiliaryHead, ConvRelu, LocalResponseNorm
-from nets.layers import ConvBatchNorm, Convolution, draws, pool_by_thirds
-from nets.resnet import BasicBlock, BottleneckBlock, PaddedShortcut, PlainBlock, ResNet
+from nets.inception_v2 import DepthwiseConvolution
+from nets.layers import AvgPool, CenteredMaxPool, ConvBatchNorm, Convolution, pool_by_thirds
+from nets.resnet import BasicBlock, Block, BottleneckBlock, PaddedShortcut, PlainBlock, ResNet
 from nets.resnet_v2 import PreActivationBlock
-from nets.table import stage_rows, table
-from tests.nets.helpers import count, gradients, images
+from nets.table import trace
+from tests.nets.helpers import count, gradients, images, layers
+from tests.nets.pinned import CIFAR, PINNED
 
 
 @functools.cache
@@ -22,49 +25,23 @@ def build(name, size=32, num_classes=10, channels=3, **kwargs):
     return nets.build(name, num_classes=num_classes, image_shape=(size, size, channels), **kwargs)
 
 
+@functools.cache
+def unbuilt(name, stem="large"):
+    """A net without variables. Tests only look at its layers."""
+    return nets.NETS[name](10, stem=stem)
+
+
 def convolutions(layer):
-    return [x.conv for x in layer._flatten_layers() if isinstance(x, Convolution)]
+    return [x.conv for x in layers(layer, Convolution)]
 
 
-# The table and the names.
+# Names and image shapes.
 
 
 def test_unknown_net_lists_the_known_ones():
-    with pytest.raises(nets.NetError, match=r"'resnet19'.*inception10, .*resnet18, resnet34"):
+    with pytest.raises(nets.NetError, match="unknown net 'resnet19'; known nets: ") as error:
         build("resnet19")
-
-
-def test_flops_by_hand():
-    # Pixels x kernel height x kernel width x channels in x channels out.
-    stem, *_, head = stage_rows(build("inception10"), (32, 32, 3))
-    assert stem.flops == 32 * 32 * 3 * 3 * 3 * 16
-    assert head.flops == 128 * 10
-
-
-def test_flops_of_a_depthwise_convolution_by_hand():
-    net = build("inception_v2", size=8, channels=2, num_classes=3)
-    rows = stage_rows(net, (8, 8, 2))
-    convolution = 64 * (3 * 3 * 2 * 8 + 16 * 64)
-    assert rows[0].flops == convolution + 64 * (64 * 64 + 3 * 3 * 64 * 192)
-
-
-def test_table_ends_with_the_sums():
-    lines = table(build("resnet20"), (32, 32, 3)).splitlines()
-    assert lines[-1] == "parameters: 269,722 trainable, 1,376 not"
-    assert "stage_2  16 x 16 x 32" in lines[3]
-    assert lines[-2] == "FLOPs are multiply-adds for one image."
-
-
-def test_table_tells_what_only_training_runs():
-    text = table(build("inception_v1_bn", size=8), (8, 8, 3))
-    lines = text.splitlines()
-    assert "without auxiliary_4a, auxiliary_4d, which only training runs" in lines[-2]
-    assert [line.split()[0] for line in lines][6:8] == ["auxiliary_4a", "inception_4b"]
-    # Parameters with the heads, FLOPs without.
-    rows = stage_rows(build("inception_v1_bn", size=8), (8, 8, 3))
-    parameters = sum(row.trainable for row in rows)
-    flops = sum(row.flops for row in rows if not row.auxiliary)
-    assert lines[-3].split() == ["total", f"{parameters:,}", f"{flops:,}"]
+    assert str(error.value).split(": ")[1].split(", ") == list(nets.NETS)
 
 
 @pytest.mark.parametrize(("size", "stem"), [(28, "small"), (95, "small"), (96, "large")])
@@ -73,9 +50,14 @@ def test_the_stem_goes_by_the_shorter_side(size, stem):
 
 
 @pytest.mark.parametrize(
-    ("shape", "classes"), [((8, 8, 1), 3), ((28, 28, 1), 10), ((48, 64, 4), 7)]
+    ("name", "shape", "classes"),
+    [
+        ("inception10", (8, 8, 1), 3),
+        ("inception10", (28, 28, 1), 10),
+        ("resnet20", (48, 64, 4), 7),
+        ("inception_v1", (48, 64, 4), 7),
+    ],
 )
-@pytest.mark.parametrize("name", ["inception10", "resnet20", "inception_v1"])
 def test_any_channels_classes_and_sizes(name, shape, classes):
     net = nets.build(name, num_classes=classes, image_shape=shape)
     assert net(tf.zeros((2, *shape)), training=False).shape == (2, classes)
@@ -120,7 +102,11 @@ def test_option_a_takes_pixels_and_adds_zeros():
 
 @pytest.mark.parametrize(
     ("plain", "residual"),
-    [("plain20", "resnet20"), ("plain56", "resnet56"), ("plain18", "resnet18")],
+    [
+        ("plain20", "resnet20"),
+        ("plain18", "resnet18"),
+        pytest.param("plain56", "resnet56", marks=pytest.mark.slow),
+    ],
 )
 def test_a_plain_net_is_the_residual_net_without_shortcuts(plain, residual):
     """Layer by layer: the same kernels, but for the projections."""
@@ -137,14 +123,17 @@ def test_a_plain_net_is_the_residual_net_without_shortcuts(plain, residual):
     assert kernels(plain) == expected
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet110", "plain56", "resnet34", "resnet152"])
+@pytest.mark.parametrize("name", [n for n in PINNED if n.startswith(("resnet", "plain"))])
 def test_depth_is_in_the_name(name):
-    """Convolutions that are not projections, and the dense layer."""
+    """Convolutions other than projections, and the dense layer."""
     net = nets.NETS[name](10)
-    shortcuts = [x.shortcut for x in net._flatten_layers() if hasattr(x, "shortcut")]
+    found = layers(net, (Convolution, Block, PreActivationBlock))
+    shortcuts = [x.shortcut for x in found if isinstance(x, Block)]
+    shortcuts += [x.projection for x in found if isinstance(x, PreActivationBlock)]
     projections = sum(len(convolutions(s)) for s in shortcuts if s is not None)
-    depth = len(convolutions(net)) - projections + 1
-    assert depth == int(name.removeprefix("resnet").removeprefix("plain"))
+    depth = name.removeprefix("resnet").removeprefix("plain").split("_")[0]
+    assert sum(isinstance(x, Convolution) for x in found) - projections + 1 == int(depth)
+    assert len(net.stages) == (5 if depth in CIFAR else 6) + name.endswith("_v2")
 
 
 def test_lengths_of_blocks_and_filters_must_agree():
@@ -152,8 +141,8 @@ def test_lengths_of_blocks_and_filters_must_agree():
         ResNet(10, block=BasicBlock, blocks=(2, 2))
 
 
-def test_nothing_stands_between_the_sums_of_a_pre_activation_net():
-    """With a residual of 0 the block is the identity, negative numbers and all."""
+def test_a_pre_activation_block_with_a_residual_of_0_is_the_identity():
+    """For negative values too."""
     block, x = PreActivationBlock(2), images(2, 4, 8)
     block(x, training=False)
     last = block.residual.block_2.conv
@@ -170,9 +159,9 @@ def test_a_projection_has_no_stride():
 
 
 def test_googlenet_costs_what_table_1_says():
-    """But for its first row, 34 M, which is no plain 7x7 convolution."""
-    net = build("inception_v1", size=224, num_classes=1000)
-    total = sum(row.flops for row in stage_rows(net, (224, 224, 3)) if not row.auxiliary)
+    """Except for its first row, 34 M, which is not a plain 7x7 convolution."""
+    net = build("inception_v1", size=32, num_classes=1000, stem="large", auxiliary=False)
+    total = sum(row.flops for row in trace(net, (224, 224, 3)).rows)
     first = 112 * 112 * 7 * 7 * 3 * 64
     # Sum of the column "ops" in millions: convolution, modules 3a to 5b, linear.
     rest = 360 + 128 + 304 + 73 + 88 + 100 + 119 + 170 + 54 + 71 + 1
@@ -185,15 +174,15 @@ def test_auxiliary_heads_can_be_left_out():
     assert without.auxiliary_heads == {}
     heads = sum(count(h.variables) for h in with_heads.auxiliary_heads.values())
     assert count(with_heads.variables) - heads == count(without.variables)
-    # A net without any takes the same keyword.
+    # A net that has none accepts the keyword.
     assert build("resnet20", auxiliary=False).auxiliary_heads == {}
 
 
-def test_auxiliary_heads_are_given_in_training_only():
-    net, x = build("inception_v3", size=8), images(2, 8, 3)
+def test_auxiliary_logits_are_returned_in_training_only():
+    net, x = build("inception_v1", size=8), images(2, 8, 3)
     assert net(x, training=False).shape == (2, 10)
-    logits, other = net(x, training=True, seed=(0, 1))
-    assert logits.shape == other.shape == (2, 10)
+    logits, *others = net(x, training=True, seed=(0, 1))
+    assert [y.shape for y in (logits, *others)] == [(2, 10)] * 3
 
 
 def test_papers_weights():
@@ -201,17 +190,18 @@ def test_papers_weights():
     assert nets.net_class("inception_v3").auxiliary_weight == 0.4
     assert nets.net_class("inception_v3").label_smoothing == 0.1
     assert nets.net_class("inception_v4").label_smoothing == 0
-    assert build("inception_v1", 8).head.dropout.rate == 0.4
-    assert build("inception_v1", 8).auxiliary_4a.dropout.rate == 0.7
-    assert build("inception_v2", 8).head.dropout.rate == 0
-    assert build("inception_v3", 8).head.dropout.rate == 0.2
+    assert unbuilt("inception_v1").auxiliary_4a.dropout.rate == 0.7
+    rates = [unbuilt(f"inception_v{i}").head.dropout.rate for i in (1, 2, 3, 4)]
+    assert rates == [0.4, 0, 0.2, 0.2]
+    assert unbuilt("inception_resnet_v1").head.dropout.rate == 0.2
+    assert unbuilt("inception_resnet_v2").head.dropout.rate == 0.2
 
 
 def test_local_response_normalization_by_hand():
     x = np.abs(np.random.default_rng(0).normal(size=(1, 1, 1, 7))).astype(np.float32) * 100
     y = LocalResponseNorm()(tf.constant(x), training=False).numpy()
     squares = x[0, 0, 0] ** 2
-    # Krizhevsky et al. 2012 with k = 1, n = 5, and alpha over n as Caffe has it.
+    # Krizhevsky et al. 2012 with k = 1, n = 5, and alpha / n as in Caffe.
     sums = [squares[max(0, i - 2) : i + 3].sum() for i in range(7)]
     expected = x[0, 0, 0] / (1 + 1e-4 / 5 * np.array(sums)) ** 0.75
     np.testing.assert_allclose(y[0, 0, 0], expected, rtol=1e-5)
@@ -236,12 +226,12 @@ def test_residuals_are_scaled():
     np.testing.assert_allclose(block(x, training=False), expected, rtol=1e-6)
 
 
-def test_the_last_module_of_inception_resnet_v2_is_neither_scaled_nor_cut():
-    modules = nets.NETS["inception_resnet_v2"](10).inception_c.blocks[:-1]
+def test_the_last_module_of_inception_resnet_v2_has_neither_scale_nor_relu():
+    modules = unbuilt("inception_resnet_v2").inception_c.blocks[:-1]
     assert [(m.scale, m.relu) for m in modules] == [(0.2, True)] * 9 + [(1.0, False)]
 
 
-# Inception10's styles of block.
+# The blocks of Inception10.
 
 
 def kernel_sizes(block):
@@ -249,7 +239,7 @@ def kernel_sizes(block):
     return [sorted(branch) for branch in sizes]
 
 
-def test_styles_differ_in_one_idea():
+def test_blocks_of_inception10_differ_in_one_idea():
     classic = kernel_sizes(InceptionBlock(2))
     stacked = kernel_sizes(StackedBlock(2))
     factorized = kernel_sizes(nets.inception10.FactorizedBlock(2))
@@ -265,9 +255,9 @@ def test_residual_inception_block_adds_its_input():
     np.testing.assert_allclose(block(x, training=False), tf.nn.relu(x))
 
 
-@pytest.mark.parametrize("name", ["inception_v1", "inception_v3", "resnet20"])
-def test_draws_of_a_net_come_from_the_seed(name):
-    """Only nets with dropout need a seed; with one, a pass repeats."""
+@pytest.mark.parametrize("name", ["inception_v1", "resnet20"])
+def test_dropout_of_a_net_is_a_function_of_the_seed(name):
+    """Only nets with dropout need a seed."""
     net, x = build(name, size=8), images(4, 8, 3)
     if name == "resnet20":
         gradients(net, x, seed=None)
@@ -280,7 +270,7 @@ def test_draws_of_a_net_come_from_the_seed(name):
 
 
 def text(layer):
-    """Layers as text: kernels, other layers by their names, and what is side by side."""
+    """Layers as text: kernel sizes, names of other layers, and branches in brackets."""
     if hasattr(layer, "branches"):
         return "[" + " | ".join(layout(layer)) + "]"
     if hasattr(layer, "blocks"):
@@ -318,15 +308,15 @@ def layout(branches):
 )
 def test_stems(name, small, large):
     def stem(which):
-        return text(nets.NETS[name](10, stem=which).stem)
+        return text(unbuilt(name, which).stem)
 
     assert stem("small") == small
     assert stem("large") == large
 
 
 def test_layout_of_inception_v4():
-    """Szegedy et al. 2016, figures 3 to 8, with the released code's order of 1x7 and 7x1."""
-    net = nets.NETS["inception_v4"](10)
+    """Szegedy et al. 2016, figures 3 to 8, with the order of 1x7 and 7x1 of the released code."""
+    net = unbuilt("inception_v4")
     assert layout(net.stem.block_3) == ["MaxPool", "3x3"]
     assert layout(net.stem.block_4) == ["1x1 3x3", "1x1 1x7 7x1 3x3"]
     assert layout(net.stem.block_5) == ["3x3", "MaxPool"]
@@ -343,7 +333,7 @@ def test_layout_of_inception_v4():
 
 def test_layout_of_inception_resnet_v1():
     """Szegedy et al. 2016, figures 10 to 13."""
-    net = nets.NETS["inception_resnet_v1"](10)
+    net = unbuilt("inception_resnet_v1")
     assert layout(net.inception_a.block_0.inception) == ["1x1", "1x1 3x3", "1x1 3x3 3x3"]
     assert layout(net.inception_b.block_0.inception) == ["1x1", "1x1 1x7 7x1"]
     assert layout(net.reduction_b) == ["1x1 3x3", "1x1 3x3", "1x1 3x3 3x3", "MaxPool"]
@@ -351,16 +341,46 @@ def test_layout_of_inception_resnet_v1():
 
 
 def test_layout_of_inception_v1_and_v2():
-    """GoogLeNet pools by maximum; BN-Inception by the mean but in 5b (figure 5)."""
-    net = nets.NETS["inception_v1"](10)
+    """GoogLeNet has max pooling; BN-Inception has average pooling except in 5b (figure 5)."""
+    net = unbuilt("inception_v1")
     assert layout(net.inception_5b) == ["1x1", "1x1 3x3", "1x1 5x5", "MaxPool 1x1"]
-    net = nets.NETS["inception_v2"](10)
+    net = unbuilt("inception_v2")
     assert layout(net.inception_5a) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "AvgPool 1x1"]
     assert layout(net.inception_5b) == ["1x1", "1x1 3x3", "1x1 3x3 3x3", "MaxPool 1x1"]
     assert layout(net.inception_4e) == ["1x1 3x3", "1x1 3x3 3x3", "MaxPool"]
 
 
-# Values by hand, for what no twin in Keras checks.
+@pytest.mark.parametrize(
+    "block",
+    [
+        DepthwiseConvolution(3),
+        LocalResponseNorm(),
+        AvgPool(3),
+        CenteredMaxPool(),
+        ResidualInceptionBlock(2),
+        InceptionResNetC(8, (3, 3)),
+        PreActivationBlock(2, project=True),
+        BottleneckBlock(2),
+    ],
+    ids=lambda block: type(block).__name__,
+)
+def test_blocks_in_bfloat16(block):
+    """Outputs in bfloat16 near those in float32, and a gradient for every variable."""
+    x = images(4, 6, 8)
+    expected = block(x, training=False)
+    for layer in layers(block, tf.keras.layers.Layer):
+        layer.dtype_policy = "mixed_bfloat16"
+    y = block(x, training=False)
+    assert y.dtype == tf.bfloat16
+    np.testing.assert_allclose(y, expected, atol=0.05 * np.abs(expected).max())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.cast(block(x, training=True), tf.float32) ** 3)
+    for gradient in tape.gradient(loss, [v.value for v in block.trainable_variables]):
+        assert np.all(np.isfinite(gradient))
+        assert np.any(gradient != 0)
+
+
+# Values by hand, of layers that no model in Keras checks.
 
 
 def test_conv_relu_by_hand():
@@ -382,7 +402,7 @@ def test_a_basic_block_has_a_relu_inside():
     np.testing.assert_allclose(block(x, training=False), tf.nn.relu(x + second), atol=1e-5)
 
 
-def test_auxiliary_heads_pool_by_the_mean():
+def test_auxiliary_heads_have_average_pooling():
     x = images(1, 14, 2)
     pooled = pool_by_thirds(x).numpy()
     assert pooled.shape == (1, 4, 4, 2)
@@ -403,29 +423,15 @@ def test_the_auxiliary_head_of_googlenet_by_hand():
     np.testing.assert_allclose(logits, hidden @ kernel + bias, rtol=1e-3, atol=1e-4)
 
     def training():
-        with draws((0, 1)):
+        with dropout_seed((0, 1)):
             return head(x, training=True).numpy()
 
     assert np.abs(training() - logits).max() > 1e-2  # Dropout.
     np.testing.assert_array_equal(training(), training())
 
 
-@pytest.mark.parametrize(
-    ("name", "dropout"),
-    [
-        ("inception_v4", 0.2),
-        ("inception_resnet_v1", 0.2),
-        ("inception_resnet_v2", 0.2),
-    ],
-)
-def test_what_slim_says_of_the_whole_net(name, dropout):
-    net = nets.NETS[name](10)
-    assert net.head.dropout.rate == dropout
-    assert (net.batch_norm_momentum, net.batch_norm_epsilon) == (0.9997, 1e-3)
-
-
 def test_scales_of_inception_resnet_v1():
-    net = nets.NETS["inception_resnet_v1"](10)
+    net = unbuilt("inception_resnet_v1")
     stages = (net.inception_a, net.inception_b, net.inception_c)
     assert [{m.scale for m in stage.blocks} for stage in stages] == [{0.17}, {0.1}, {0.2}]
     assert [len(stage.blocks) for stage in stages] == [5, 10, 5]

@@ -1,6 +1,8 @@
-"""Our nets are the functions that tf.keras.applications has, with its weights."""
+"""With the weights of tf.keras.applications, our nets compute the same functions."""
 
+import functools
 import warnings
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -10,13 +12,17 @@ import tensorflow as tf
 import nets
 from nets import pretrained
 
+# Their layers are found as those of inception_resnet_v2 and resnet50 are.
+LONG = ("inception_v3", "resnet101", "resnet152")
 SIZES = {"inception_v3": 75, "inception_resnet_v2": 75}
 
 
+@functools.cache
 def keras_model(name, classes=7, **kwargs):
-    """The Keras model with random weights, biases and statistics too."""
+    """The Keras model with random weights, biases and statistics. No test changes it."""
     size = SIZES.get(name, 64)
     make = getattr(tf.keras.applications, pretrained._APPLICATIONS[name].keras_name)
+    tf.keras.utils.set_random_seed(1)
     kwargs = {"input_shape": (size, size, 3), "classifier_activation": None, **kwargs}
     model = make(weights=None, classes=classes, **kwargs)
     generator = np.random.default_rng(1)
@@ -24,7 +30,7 @@ def keras_model(name, classes=7, **kwargs):
         if weight.name == "gamma":
             weight.assign(generator.uniform(0.5, 1.5, weight.shape))
         elif weight.name == "moving_variance":
-            # So low in the Inceptions that the image still counts after a hundred layers.
+            # Low in the Inception nets, so that logits depend on the image after a hundred layers.
             low, high = (0.05, 0.25) if name in SIZES else (0.5, 1.5)
             weight.assign(generator.uniform(low, high, weight.shape))
         elif weight.name in ("moving_mean", "beta", "bias"):
@@ -33,9 +39,17 @@ def keras_model(name, classes=7, **kwargs):
 
 
 def build(name, classes=7):
-    tf.keras.utils.set_random_seed(2)
+    """A net to copy weights into. Its kernels are zeros, which is faster than random values."""
     size = SIZES.get(name, 64)
-    return nets.build(name, num_classes=classes, image_shape=(size, size, 3), stem="large")
+    zeros = mock.patch.object(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
+    with zeros:
+        return nets.build(name, num_classes=classes, image_shape=(size, size, 3), stem="large")
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    """A net that tests copy weights into."""
+    return build("resnet50")
 
 
 def pixels(size):
@@ -44,10 +58,13 @@ def pixels(size):
 
 @pytest.mark.parametrize(
     "name",
-    ["inception_v3", "inception_resnet_v2", "resnet50", "resnet101", "resnet152", "resnet50_v2"],
+    [
+        *("inception_resnet_v2", "resnet50", "resnet50_v2"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LONG),
+    ],
 )
 def test_logits_are_those_of_keras(name):
-    """On the same photos, each net given them as it wants them, to 1e-4."""
+    """On the same photos, normalized as for each net, up to float32 rounding."""
     model, net = keras_model(name), build(name)
     assert pretrained.copy_weights(name, model, net)
     rgb = pixels(SIZES.get(name, 64))
@@ -56,10 +73,10 @@ def test_logits_are_those_of_keras(name):
     expected = model(theirs, training=False).numpy()
     mean, std = (np.array(x, np.float32) for x in pretrained.normalization(name))
     logits = net((rgb / 255 - mean) / std, training=False).numpy()
-    # What the images change in the logits is what is compared, not what all have in common.
+    # Relative to how much the logits differ between images.
     scale = np.abs(expected - expected.mean(0)).max()
     assert scale > 0.02 * np.abs(expected).max()
-    assert np.abs(logits - expected).max() < 1e-4 * scale
+    assert np.abs(logits - expected).max() < 3e-4 * scale
 
 
 def test_every_weight_is_copied():
@@ -71,7 +88,7 @@ def test_every_weight_is_copied():
 
 
 def test_another_number_of_classes_keeps_the_head():
-    model, net = keras_model("resnet50", classes=4), build("resnet50", classes=7)
+    model, net = keras_model("resnet50"), build("resnet50", classes=4)
     head = net.head.dense.kernel.numpy()
     assert not pretrained.copy_weights("resnet50", model, net)
     np.testing.assert_array_equal(net.head.dense.kernel, head)
@@ -79,37 +96,50 @@ def test_another_number_of_classes_keeps_the_head():
     np.testing.assert_array_equal(net.stage_4.block_2.residual.block_2.conv.conv.kernel, kernel)
 
 
-@pytest.mark.parametrize("ending", [".h5", ".weights.h5"])
-@pytest.mark.parametrize("top", [True, False])
-def test_files(ending, top, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "top"),
+    [
+        (".h5", True),
+        (".weights.h5", False),
+        pytest.param(".h5", False, marks=pytest.mark.slow),
+        pytest.param(".weights.h5", True, marks=pytest.mark.slow),
+    ],
+)
+def test_files(ending, top, resnet50, tmp_path):
     path = str(tmp_path / ("model" + ending))
-    model = keras_model("resnet50", classes=5, include_top=top)
+    model = keras_model("resnet50") if top else keras_model("resnet50", include_top=False)
     (model.save if ending == ".h5" else model.save_weights)(path)
-    loaded = pretrained.load("resnet50", path, channels=3, stem="large")
+    # Keras' models have the layout of ~/.keras/keras.json, on which their weights do not depend.
+    tf.keras.config.set_image_data_format("channels_first")
+    try:
+        loaded = pretrained.load("resnet50", path, channels=3, stem="large")
+    finally:
+        tf.keras.config.set_image_data_format("channels_last")
     for ours, theirs in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert pretrained.copy_weights("resnet50", loaded, build("resnet50", classes=5)) is top
+    assert pretrained.copy_weights("resnet50", loaded, resnet50) is top
 
 
-def test_what_is_no_use_is_named(tmp_path):
+def test_useless_weights_are_refused_by_name(tmp_path):
     def refused(match, name="resnet50", source="keras", channels=3, stem="large"):
         with pytest.raises(pretrained.PretrainedError, match=match):
             pretrained.load(name, source, channels=channels, stem=stem)
 
-    refused("no Keras weights for resnet18; there are for inception_v3, ", name="resnet18")
+    refused("no Keras weights for resnet18; available for inception_v3, ", name="resnet18")
     refused("these have 1", channels=1)
     refused("not the small", stem="small")
     refused("/no/such is neither a file of weights nor the word keras", source="/no/such")
     (tmp_path / "text.h5").write_text("weights")
     refused("text.h5 is not an HDF5 file", source=str(tmp_path / "text.h5"))
-    deeper = tmp_path / "deeper.weights.h5"
-    tf.keras.applications.ResNet101(weights=None).save_weights(deeper)
+    first_version = str(tmp_path / "first_version.weights.h5")
+    keras_model("resnet50").save_weights(first_version)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # The error is the one line that is said.
-        refused("does not hold weights for resnet50: A total of", source=str(deeper))
-    refused(
-        "deeper.weights.h5 does not hold weights for resnet50_v2", "resnet50_v2", source=str(deeper)
-    )
+        warnings.simplefilter("error")  # There is one error and no warning.
+        refused(
+            "first_version.weights.h5 does not hold weights for resnet50_v2: A total of",
+            "resnet50_v2",
+            source=first_version,
+        )
     other = tmp_path / "other.weights.h5"
     model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(2)])
     model.save_weights(other)
@@ -118,7 +148,7 @@ def test_what_is_no_use_is_named(tmp_path):
 
 def test_a_file_with_a_hole_is_refused(tmp_path):
     path = tmp_path / "hole.weights.h5"
-    tf.keras.applications.ResNet50(weights=None, include_top=False).save_weights(path)
+    keras_model("resnet50", include_top=False).save_weights(path)
     with h5py.File(path, "a") as file:
         del file["layers/batch_normalization_5"]
     with pytest.raises(pretrained.PretrainedError, match="does not hold weights for resnet50"):
@@ -126,9 +156,9 @@ def test_a_file_with_a_hole_is_refused(tmp_path):
 
 
 def test_a_model_that_does_not_fit_changes_nothing():
-    model, net = keras_model("resnet50"), build("resnet101")
+    model, net = keras_model("resnet50"), build("resnet18")
     before = [v.numpy() for v in net.variables]
-    with pytest.raises(pretrained.PretrainedError, match="do not fit this net, resnet101"):
-        pretrained.copy_weights("resnet101", model, net)
+    with pytest.raises(pretrained.PretrainedError, match="do not fit this net, resnet50"):
+        pretrained.copy_weights("resnet50", model, net)
     for variable, old in zip(net.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)

@@ -1,0 +1,243 @@
+"""Builds nets, plans and pipelines from a configuration, and checks that its settings fit."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+import data
+import nets
+from commands.config import Config, ConfigError, convert
+from commands.saved_config import DataInfo
+from loops.distributed.workers import Workers
+from loops.hooks import make_hooks
+from loops.losses import LOSSES
+from loops.metrics import higher_is_better
+from loops.optimizer import find_optimizer
+from loops.schedule import SCHEDULES, LearningRate, Plan
+from nets import pretrained
+
+
+def check(config: Config, workers: int = 1) -> None:
+    """Checks what can be checked before any data is read.
+
+    Args:
+        config: the settings.
+        workers: number of processes that train together.
+
+    Raises:
+        ConfigError, data.DataError: a value is not accepted, a name is unknown, or settings cannot
+            be combined.
+    """
+    convert(dataclasses.asdict(config), Config)  # A notebook makes a Config of any values.
+    _check_name("net", config.net, nets.NETS)
+    _check_name("dataset", config.dataset, data.DATASETS)
+    _check_name("loss", config.loss, LOSSES)
+    _check_name("schedule", config.schedule, SCHEDULES)
+    _accept("optimizer", lambda: find_optimizer(config.optimizer))
+    _accept("best_metric", lambda: higher_is_better(config.best_metric))
+    _accept("hooks", lambda: make_hooks(config.hooks))
+    if config.augment is not None:
+        data.parse_augment(config.augment)
+    replicas = config.num_gpus * workers
+    pieces = replicas * config.accumulation
+    if config.batch_size % pieces:
+        machines = f" times {workers} workers" if workers > 1 else ""
+        raise ConfigError(
+            f"--batch_size={config.batch_size} is not divisible by --num_gpus={config.num_gpus} "
+            f"times --accumulation={config.accumulation}{machines}; use a multiple of {pieces}"
+        )
+    if config.jit and config.sync_batch_norm and replicas > 1:
+        raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
+    if config.jit and config.deterministic:
+        raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
+                          "--deterministic")  # fmt: skip
+
+
+def _check_name(setting: str, name: str, table: dict) -> None:
+    if name not in table:
+        raise ConfigError(f"--{setting}={name} is unknown; known: {', '.join(table)}")
+
+
+def _accept(setting: str, make: Callable[[], object]) -> None:
+    try:
+        make()
+    except ValueError as error:
+        raise ConfigError(f"--{setting}: {error}") from error
+
+
+def load_data(config: Config) -> data.Dataset:
+    """Loads the dataset of a configuration.
+
+    Raises:
+        data.DataError: it cannot be used.
+    """
+    return data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        image_size=config.image_size,
+        bad_images=config.bad_images,
+    )
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same settings with paths that hold in any working directory.
+
+    Raises:
+        ConfigError: the working directory is not text in UTF-8.
+    """
+    paths = {
+        name: str(pathlib.Path(value).expanduser().resolve())
+        for name in ("data_dir", "init_from")
+        if (value := getattr(config, name)) not in (None, "keras")
+    }
+    return convert(dataclasses.asdict(config) | paths, Config)
+
+
+def default_stem(config: Config, image_shape: tuple[int, int, int]) -> str:
+    """The stem that suits the images, or the weights that the run starts from."""
+    return "large" if config.init_from else nets.default_stem(image_shape)
+
+
+def resolve(config: Config, dataset: data.Dataset) -> Config:
+    """Fills in the defaults that depend on the net, the data or other settings.
+
+    Raises:
+        ConfigError, nets.NetError, data.DataError: settings do not suit the net or the data.
+    """
+    net, optimizer = nets.net_class(config.net), find_optimizer(config.optimizer)
+    size = len(dataset.splits["train"].labels)
+    steps = Plan(config.epochs, size, config.batch_size).total_steps
+    augment = dataset.augment if config.augment is None else config.augment
+    defaults = {
+        "stem": default_stem(config, dataset.image_shape),
+        "label_smoothing": net.label_smoothing,
+        # The net's own, or in a short run one that forgets the initial statistics early in it.
+        "batch_norm_momentum": min(net.batch_norm_momentum, max(0.9, round(1 - 50 / steps, 4))),
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "warmup_epochs": min(1.0, config.epochs / 5),
+        "image_size": dataset.image_shape[0],
+    }
+    missing = {name: x for name, x in defaults.items() if getattr(config, name) is None}
+    augment = data.format_augment(data.parse_augment(augment))
+    config = dataclasses.replace(config, **missing, augment=augment)
+    nets.check_size(config.net, dataset.image_shape, config.stem)
+    make_plan(config, size)
+    return config
+
+
+def data_info(dataset: data.Dataset, config: Config) -> DataInfo:
+    """What a run remembers of its data.
+
+    Raises:
+        ConfigError, pretrained.PretrainedError: initial weights are not for such images.
+    """
+    mean, std = dataset.mean, dataset.std
+    if config.init_from:  # The images must be as the weights were trained on them.
+        mean, std = pretrained.normalization(config.net)
+        channels = dataset.image_shape[-1]
+        if len(mean) != channels:
+            raise ConfigError(
+                f"--init_from={config.init_from}: the weights are for images of {len(mean)} "
+                f"channels; those of {dataset.name} have {channels}"
+            )
+    splits = dataset.splits
+    return DataInfo(
+        name=dataset.name,
+        class_names=tuple(dataset.class_names),
+        image_shape=tuple(dataset.image_shape),
+        mean=tuple(mean),
+        std=tuple(std),
+        examples={split: len(source.labels) for split, source in splits.items()},
+        fingerprints={split: f"{source.fingerprint():08x}" for split, source in splits.items()},
+    )
+
+
+def build_net(config: Config, info: DataInfo) -> nets.Net:
+    """Builds a net. Call it in the strategy's scope."""
+    tf.keras.config.set_dtype_policy(config.precision)
+    return nets.build(
+        config.net,
+        num_classes=len(info.class_names),
+        image_shape=info.image_shape,
+        stem=config.stem,
+        auxiliary=config.auxiliary,
+        batch_norm_momentum=config.batch_norm_momentum,
+        sync_batch_norm=config.sync_batch_norm,
+    )
+
+
+def make_plan(config: Config, train_examples: int) -> tuple[Plan, LearningRate]:
+    """The length of a run, and its learning rate.
+
+    Raises:
+        ConfigError: the warm-up is not shorter than the run.
+    """
+    plan = Plan(config.epochs, train_examples, config.batch_size)
+    warmup_steps = plan.steps(config.warmup_epochs)
+    if warmup_steps >= plan.total_steps > 1:
+        raise ConfigError(
+            f"--warmup_epochs={config.warmup_epochs:g} must be less than --epochs={config.epochs:g}"
+        )
+    learning_rate = LearningRate(
+        config.schedule,
+        peak=config.learning_rate,
+        total_steps=plan.total_steps,
+        warmup_steps=min(warmup_steps, plan.total_steps - 1),
+        boundaries=tuple(plan.steps(epoch) for epoch in config.step_epochs),
+        factor=config.step_factor,
+    )
+    return plan, learning_rate
+
+
+def _shard(workers: Workers, microbatches: int = 1) -> data.InputShard:
+    """The rows of a batch that this worker reads."""
+    replicas = workers.strategy.num_replicas_in_sync
+    here = replicas // workers.count
+    return data.InputShard(replicas, workers.index * here, here, microbatches)
+
+
+def train_pipeline(
+    config: Config, info: DataInfo, source: data.Source, workers: Workers
+) -> data.TrainPipeline:
+    """The training batches.
+
+    Raises:
+        data.DataError: a setting does not suit the images or the batch.
+    """
+    return data.TrainPipeline(
+        source,
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        augmentations=data.parse_augment(config.augment),
+        mean=info.mean,
+        std=info.std,
+        num_classes=len(info.class_names),
+        shard=_shard(workers, config.accumulation),
+    )
+
+
+def eval_pipeline(
+    config: Config, info: DataInfo, source: data.Source, workers: Workers, trained_by: int = 1
+) -> data.EvalPipeline:
+    """A split to score, normalized as the run was trained.
+
+    Args:
+        config: of the run.
+        info: of the run.
+        source: the split.
+        workers: that score it.
+        trained_by: number of workers that the run was trained by. Each replica gets as many
+            examples at a time as in training, on any number of replicas.
+    """
+    per_replica_batch_size = config.batch_size // (config.num_gpus * trained_by)
+    return data.EvalPipeline(
+        source,
+        global_batch_size=per_replica_batch_size * workers.strategy.num_replicas_in_sync,
+        mean=info.mean,
+        std=info.std,
+        shard=_shard(workers),
+    )

@@ -1,0 +1,149 @@
+"""Scores a saved run: what eval.py does."""
+
+import pathlib
+import time
+from collections.abc import Callable
+
+import data
+from commands import build
+from commands.config import ConfigError, EvaluateOptions
+from commands.run import Run
+from commands.train import report_skipped
+from loops.distributed.devices import make_strategy
+from loops.distributed.workers import Workers
+from loops.errors import RunError, SaveError
+from loops.evaluator import Evaluator
+from loops.metrics import METRICS, figures
+from loops.records import run as run_files
+from loops.records.metrics_log import MetricsLog
+from loops.records.tensorboard import TensorBoard
+from loops.records.terminal import Terminal
+
+
+def evaluate(options: EvaluateOptions) -> dict | None:
+    """Scores one checkpoint of a run, or each new one.
+
+    Returns:
+        The scores, as they are written to JSON; None with `options.follow`.
+
+    Raises:
+        ConfigError, data.DataError, RunError: something is missing or does not fit.
+    """
+    if options.run_dir is None:
+        raise ConfigError("--run_dir is required: the directory of the run to score")
+    if options.follow and options.checkpoint:
+        raise ConfigError("--follow scores each new checkpoint; leave out --checkpoint")
+    run = Run.open(options.run_dir)
+    report = _report_path(options.json)
+    strategy, note = make_strategy(options.num_gpus, options.device)
+    terminal = Terminal()
+    if note:
+        terminal.line(note)
+    source, skipped = _find_split(run, options)
+    report_skipped(skipped, terminal)
+    with strategy.scope():
+        net = build.build_net(run.config, run.data)
+    split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
+    evaluator = Evaluator(strategy, net, run.config.loss)
+
+    def score(checkpoint: str) -> dict:
+        step = run.restore(net, checkpoint)
+        scores = evaluator.scores(split).as_dict(run.data.class_names)
+        result = {"split": options.split, **scores, "checkpoint": checkpoint, "step": step}
+        if report is not None:
+            run_files.write_json(report, result)
+        return result
+
+    if options.follow:
+        _follow(run, options.split, score, terminal)
+        return None
+    result = score(run.checkpoint(options.checkpoint))
+    terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
+    per_class = {data.printable(name): x for name, x in result["per_class"].items()}
+    width = max(map(len, per_class))
+    for name, accuracy in per_class.items():
+        terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
+    terminal.line(_score_line(result))
+    return result
+
+
+def _report_path(json: str | None) -> pathlib.Path | None:
+    """Where to write the scores.
+
+    Raises:
+        ConfigError: no file can be there, or it is one of a run's own.
+    """
+    if json is None:
+        return None
+    path = pathlib.Path(json).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--json={json}: no file can be written there")
+    own = (run_files.CONFIG, run_files.RESULT, run_files.METRICS, run_files.LOCK)
+    if path.name in own and (path.parent / run_files.CONFIG).exists():
+        raise ConfigError(f"--json={json} is a file of the run itself; use another name")
+    return path
+
+
+def _find_split(run: Run, options: EvaluateOptions) -> tuple[data.Source, tuple[pathlib.Path, ...]]:
+    """The split to score, and files that were left out of it."""
+    if options.dataset is not None:
+        return data.load_split(
+            options.dataset,
+            options.split,
+            class_names=run.data.class_names,
+            image_shape=run.data.image_shape,
+            data_dir=options.data_dir,
+            bad_images=run.config.bad_images,
+        )
+    if options.split not in run.data.examples:
+        splits = ", ".join(sorted(run.data.examples))
+        raise ConfigError(f"--split={options.split}: the run has {splits}")
+    dataset = run.dataset(options.data_dir, split=options.split)
+    return dataset.splits[options.split], dataset.skipped
+
+
+def _score_line(result: dict) -> str:
+    known = [item for item in figures().items() if item[0] in result]
+    scores = "  ".join(f"{label} {result[name]:{spec}}" for name, (label, spec) in known)
+    count = "1 example" if result["examples"] == 1 else f"{result['examples']:,} examples"
+    return f"{result['split']}  {scores}  ({count})"
+
+
+def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Terminal) -> None:
+    """Scores each checkpoint that is there or appears, as long as the run is being trained.
+
+    The rows go to `follow/<split>/metrics.jsonl` and to TensorBoard. Checkpoints that are in it
+    already are not scored again.
+    """
+    plan, _ = build.make_plan(run.config, run.data.examples["train"])
+    directory = run.path / "follow"
+    # One file per split, since two splits can be followed at the same time.
+    (directory / split).mkdir(parents=True, exist_ok=True)
+    log, tensorboard = MetricsLog(directory / split, say=terminal.line), TensorBoard(directory)
+    done = {row["step"] for row in log.rows}
+    while True:
+        finished = run.result is not None
+        abandoned = run_files.is_locked(run.path) is False
+        for step, path in run.checkpoints.items():
+            if step in done:
+                continue
+            done.add(step)
+            try:
+                result = score(path)
+            except SaveError:
+                raise
+            except RunError:
+                if pathlib.Path(path + ".index").exists():
+                    raise
+                continue  # Training has deleted it in favour of a newer one.
+            terminal.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
+            values = {name: result[name] for name in ("loss", *METRICS)}
+            row = {"split": split, "step": step, "epoch": round(plan.epoch(step), 4), **values}
+            for hook in (log, tensorboard):
+                hook.on_evaluate(None, row, None)
+        if finished:
+            return
+        if abandoned:
+            terminal.line(f"no process is training in {run.path}; its checkpoints have been scored")
+            return
+        time.sleep(1)

@@ -1,0 +1,105 @@
+"""absl flags made from a configuration: one flag for each of its fields.
+
+Synopsis:
+
+options = flags.parse(sys.argv, TrainOptions)
+"""
+
+import contextlib
+import dataclasses
+import io
+import typing
+
+from absl import flags
+
+from commands.config import LARGEST, ConfigError, Options, accepted, bounds, convert, kind_of
+
+_HELP = "--help lists the flags"
+
+
+def define(cls: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Defines a flag for each field of a configuration class, and returns their names."""
+    for field in dataclasses.fields(cls):
+        kind = kind_of(field)
+        # Very large bounds are left out.
+        limits = ", ".join(bound for bound in bounds(field) if bound != f"<= {LARGEST}")
+        help_text = field.metadata["help"] + (f" ({limits})" if limits else "")
+        arguments = {"help": help_text, "flag_values": values}
+        if typing.get_origin(kind) is typing.Literal:
+            flags.DEFINE_enum(field.name, field.default, typing.get_args(kind), **arguments)
+        elif typing.get_origin(kind) is tuple:
+            default = [str(item) for item in field.default]
+            flags.DEFINE_list(field.name, default, **arguments)
+        else:
+            kind = getattr(kind, "__origin__", kind)  # Of `Annotated[X, ...]`.
+            _DEFINE[kind](field.name, field.default, **arguments)
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.FLAGS) -> Options:
+    """The configuration that a command line asks for.
+
+    Args:
+        argv: the command line, beginning with the program's name.
+        cls: class of the configuration.
+        values: absl's flags, in which the definitions are entered.
+
+    Raises:
+        ConfigError: a flag is unknown or its value is wrong.
+    """
+    names = define(cls, values)
+    for name in names:  # absl's --help lists the flags of the main module.
+        values.register_key_flag_for_module(argv[0], values[name])
+    if {"--flagfile=", "-flagfile="} & set(argv):  # absl would ignore it.
+        raise ConfigError("--flagfile= names no file")
+    warnings = io.StringIO()
+    try:
+        # absl prints a warning about a flag file that includes itself.
+        with contextlib.redirect_stderr(warnings):
+            rest = values(argv)
+    except UnicodeDecodeError as error:
+        files = " ".join(argument for argument in argv if "flagfile" in argument)
+        raise ConfigError(f"{files} is not a text file: {error}") from error
+    except flags.IllegalFlagValueError as error:
+        raise ConfigError(_with_accepted(error, cls)) from error
+    except (flags.Error, ValueError) as error:  # ValueError for --nojit=1.
+        raise ConfigError(f"{error}; {_HELP}") from error
+    except RecursionError as error:  # absl compares a very long unknown name with the known ones.
+        raise ConfigError(f"unknown flag {max(argv, key=len)}; {_HELP}") from error
+    if warnings.getvalue():
+        raise ConfigError(f"{warnings.getvalue().strip()}; remove it from that file")
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
+    found = {name: values[name].value for name in names}
+    for field in dataclasses.fields(cls):
+        if typing.get_origin(field.type) is tuple:
+            found[field.name] = _items(field, found[field.name])
+    return convert(found, cls)
+
+
+def _with_accepted(error: flags.IllegalFlagValueError, cls: type) -> str:
+    """The message "flag --NAME=VALUE: REASON", with what is accepted in place of the reason."""
+    text = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+    for field in dataclasses.fields(cls):
+        if text.startswith(f"--{field.name}="):
+            return f"{text}: expected {accepted(field)}"
+    return str(error)  # One of absl's own flags.
+
+
+def _items(field: dataclasses.Field, items: list[str]) -> list:
+    """The items of a list flag, in the type of the field's items."""
+    kind = typing.get_args(field.type)[0]
+    kind = getattr(kind, "__origin__", kind)
+    try:
+        return [kind(item) for item in items]
+    except ValueError as error:
+        text = ",".join(items)
+        raise ConfigError(f"--{field.name}={text}: expected {accepted(field)}") from error

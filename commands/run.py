@@ -1,0 +1,138 @@
+"""The handle on a saved run.
+
+Synopsis:
+
+run = Run.open("runs/inception10-digits-0123ab")
+run.config.learning_rate, run.metrics[-1], run.result
+logits = run.net(checkpoint="best")(images, training=False)
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from commands import build
+from commands.config import Config, ConfigError
+from commands.saved_config import DataInfo, SavedConfig, read_config, read_result
+from data import DataError, Dataset
+from loops.errors import RunError
+from loops.metrics import METRICS
+from loops.records import checkpoint_files
+from loops.records.metrics_log import read_rows
+from loops.records.run import METRICS as METRICS_FILE
+
+
+class Run:
+    """A run directory, finished or not. Everything is read when it is asked for.
+
+    Attributes:
+        path: the directory.
+        saved: the content of its `config.json`.
+    """
+
+    def __init__(self, path: pathlib.Path, saved: SavedConfig):
+        self.path = path
+        self.saved = saved
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Run":
+        """Opens the run in a directory.
+
+        Raises:
+            RunError, ConfigError: the directory is not a run's, or its configuration is damaged.
+        """
+        path = pathlib.Path(path).expanduser()
+        saved = read_config(path)
+        try:
+            build.check(saved.settings, saved.workers)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(f"{path / 'config.json'}: {error}") from error
+        return cls(path, saved)
+
+    @property
+    def config(self) -> Config:
+        """The settings, with every default filled in."""
+        return self.saved.settings
+
+    @property
+    def data(self) -> DataInfo:
+        """What the run remembers of its data: class names, image shape, sizes of the splits."""
+        return self.saved.data
+
+    @property
+    def metrics(self) -> list[dict]:
+        """The rows of `metrics.jsonl`, in order."""
+        return read_rows(self.path / METRICS_FILE)
+
+    @property
+    def result(self) -> dict | None:
+        """The scores on the test split; None if the run is not finished."""
+        return read_result(self.path, tuple(METRICS))
+
+    @property
+    def checkpoints(self) -> dict[int, str]:
+        """Paths of the checkpoints of the last states, by global step."""
+        directory = self.path / "checkpoints"
+        steps = checkpoint_files.saved_steps(directory)
+        return {step: checkpoint_files.checkpoint_path(directory, step) for step in steps}
+
+    def checkpoint(self, which: str | None = None) -> str:
+        """The path of a checkpoint.
+
+        Args:
+            which: "best", "last", or a path of a checkpoint or of a directory of checkpoints. None:
+                the best, or the last if the run has no validation split.
+
+        Raises:
+            RunError: there is none.
+        """
+        default = "best" if "val" in self.data.examples else "last"
+        return checkpoint_files.find_checkpoint(self.path, which or default)
+
+    def net(self, checkpoint: str | None = None):
+        """Builds the net with the weights of a checkpoint: `net(images, training=False)`.
+
+        The weights are the averages, if the run keeps any. Call it in a strategy's scope to place
+        the net on several devices.
+
+        Args:
+            checkpoint: as for `checkpoint`.
+
+        Raises:
+            RunError: there is no such checkpoint, or it does not hold exactly the net's variables.
+        """
+        net = build.build_net(self.config, self.data)
+        self.restore(net, self.checkpoint(checkpoint))
+        return net
+
+    def restore(self, net, path: str) -> int:
+        """Restores a net of this run from the path of a checkpoint; returns its global step.
+
+        Raises:
+            RunError: it does not hold exactly the net's variables.
+        """
+        return checkpoint_files.restore_net(net, path, average=self.config.ema_decay > 0)
+
+    def dataset(self, data_dir: str | None = None, *, split: str | None = None) -> Dataset:
+        """The run's data, split as in training.
+
+        Args:
+            data_dir: where it is now. Default: where it was.
+            split: the only split that must be the same as in training. Default: all must be.
+
+        Raises:
+            DataError: it cannot be read.
+            RunError: it is not the data that the run was trained with.
+        """
+        config = dataclasses.replace(self.config, data_dir=data_dir or self.config.data_dir)
+        dataset = build.load_data(config)
+        for name in [split] if split else self.data.fingerprints:
+            source = dataset.splits.get(name)
+            found = None if source is None else f"{source.fingerprint():08x}"
+            if found != self.data.fingerprints.get(name):
+                raise RunError(
+                    f"the {name} split of {self.data.name} is not the one that {self.path} was "
+                    "trained with: files were added, removed or changed. Restore them, or score "
+                    "them as other data with --dataset"
+                )
+        return dataset

@@ -1,0 +1,342 @@
+"""Trains a net, or resumes a run: what train.py does."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+
+import tensorflow as tf
+
+import data
+import nets
+from commands import build
+from commands.config import ConfigError, TrainOptions
+from commands.provenance import code_changes, file_fingerprint, versions
+from commands.run import Run
+from commands.run_directory import opened, run_directory
+from commands.saved_config import Code, SavedConfig, read_result, write_config
+from loops.distributed.cluster import Cluster, find_cluster
+from loops.distributed.devices import make_strategy
+from loops.distributed.workers import Workers
+from loops.errors import RunError
+from loops.hooks import make_hooks
+from loops.interrupt import Interrupted
+from loops.metrics import METRICS, figures, metric_labels
+from loops.optimizer import find_optimizer, make_optimizer
+from loops.records.checkpoint_files import saved_steps
+from loops.records.checkpoints import Checkpoints
+from loops.records.metrics_log import MetricsLog
+from loops.records.run import RESULT, write_json
+from loops.records.tensorboard import TensorBoard
+from loops.records.terminal import Terminal
+from loops.schedule import LearningRate, Plan
+from loops.state import TrainState
+from loops.step import StepSettings, TrainStep
+from loops.trainer import FailurePolicy, Intervals, Outcome, Trainer
+from nets import pretrained
+from nets.table import NetSummary, table, trace
+
+
+def train(options: TrainOptions) -> Run | None:
+    """Starts a run, resumes it, or reports that it is finished.
+
+    Returns:
+        The run; None with `options.describe`.
+
+    Raises:
+        ConfigError, data.DataError, nets.NetError, pretrained.PretrainedError, RunError: it cannot
+            start or continue.
+        Interrupted: a signal stopped the run; its state is saved.
+    """
+    if options.describe:
+        Terminal().line(_describe(options))
+        return None
+    cluster = find_cluster(options.cluster, os.environ)
+    build.check(options.config, len(cluster.addresses) if cluster else 1)
+    quiet = cluster is not None and cluster.index > 0
+    with Terminal(
+        quiet=quiet, metrics=metric_labels(), best_metric=options.best_metric
+    ) as terminal:
+        try:
+            return _train(options, cluster, terminal)
+        except Interrupted as interrupted:
+            terminal.line(
+                "stopped; nothing could be saved"
+                if interrupted.step is None
+                else f"stopped; saved at step {interrupted.step:,}; rerun the command to resume"
+            )
+            raise
+
+
+def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -> Run:
+    if cluster:
+        terminal.line(f"waiting for {len(cluster.addresses)} workers")
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy, note = make_strategy(options.num_gpus, options.device, cluster)
+    if note:
+        terminal.line(note)
+    workers = Workers(strategy, cluster)
+    dataset = build.load_data(options.config)
+    report_skipped(dataset.skipped, terminal)
+    _check_num_classes(options, dataset)
+    requested = build.with_absolute_paths(options.config)
+    config = build.resolve(requested, dataset)
+    wanted = SavedConfig(
+        settings=config,
+        data=build.data_info(dataset, config),
+        workers=workers.count,
+        init_fingerprint=file_fingerprint(config.init_from),
+    )
+    run_dir = run_directory(options.run_dir, requested, wanted)
+    batches = build.train_pipeline(config, wanted.data, dataset.splits["train"], workers)
+    if not workers.agree(_identity(wanted, run_dir)):
+        raise RunError(
+            "the workers differ in their flags, data or --run_dir; start all workers with "
+            "identical flags"
+        )
+    start = _initial_weights(wanted, run_dir)  # Before the directory is created.
+    with opened(run_dir, wanted, workers) as saved:
+        result = None if saved is None else read_result(run_dir, tuple(METRICS))
+        if result is None:
+            job = _Job(wanted, saved, run_dir, dataset, workers, terminal, start)
+            job.train(batches, options.allow_changes)
+        else:
+            terminal.line("This run is finished.")
+            _print_result(terminal, run_dir, result)
+            quoted = shlex.quote(str(run_dir))
+            terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
+    return Run.open(run_dir)
+
+
+def _initial_weights(wanted: SavedConfig, run_dir: pathlib.Path) -> tf.keras.Model | None:
+    """The Keras model with the weights of `--init_from`; None if there are none, or checkpoints."""
+    config = wanted.settings
+    if not config.init_from or saved_steps(run_dir / "checkpoints"):
+        return None
+    channels = wanted.data.image_shape[-1]
+    return pretrained.load(config.net, config.init_from, channels=channels, stem=config.stem)
+
+
+def _describe(options: TrainOptions) -> str:
+    """The net's table, for images of a size."""
+    nets.check_name(options.net)
+    size = options.image_size or 32
+    net = nets.build(
+        options.net,
+        num_classes=options.num_classes or 10,
+        image_shape=(size, size, 3),
+        stem=options.stem or build.default_stem(options.config, (size, size, 3)),
+        auxiliary=options.auxiliary,
+    )
+    return table(trace(net, (size, size, 3)))
+
+
+def _check_num_classes(options: TrainOptions, dataset: data.Dataset) -> None:
+    classes = len(dataset.class_names)
+    if options.num_classes not in (None, classes):
+        raise ConfigError(
+            f"--num_classes={options.num_classes}: {dataset.name} has {classes} classes; "
+            "--num_classes is for --describe only"
+        )
+
+
+def report_skipped(files: tuple[pathlib.Path, ...], terminal: Terminal) -> None:
+    """Prints one line about files that were left out, if there are any; it names the first two."""
+    if files:
+        more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
+        images = "1 bad image" if len(files) == 1 else f"{len(files):,} bad images"
+        named = data.printable(", ".join(map(str, files[:2])))
+        terminal.line(f"skipped {images}: {named}{more}")
+
+
+def _identity(wanted: SavedConfig, run_dir: pathlib.Path) -> str:
+    """What all workers must have in common, as text."""
+    settings = dataclasses.replace(wanted.settings, data_dir=None)
+    content = dataclasses.asdict(dataclasses.replace(wanted, settings=settings))
+    return json.dumps([content, str(run_dir.resolve())], sort_keys=True)
+
+
+class _Job:
+    """One process's part in training a run, from the data to the result.
+
+    Args:
+        wanted: the configuration that the command asks for.
+        saved: that of the run; None for a new one.
+        run_dir: its directory, locked.
+        dataset: loaded.
+        workers: the processes that train together.
+        terminal: for messages.
+        start: a model with the initial weights, if there are any.
+    """
+
+    def __init__(
+        self,
+        wanted: SavedConfig,
+        saved: SavedConfig | None,
+        run_dir: pathlib.Path,
+        dataset: data.Dataset,
+        workers: Workers,
+        terminal: Terminal,
+        start: tf.keras.Model | None,
+    ):
+        self.start = start
+        self.config, self.info = wanted.settings, wanted.data
+        self.saved = saved or wanted
+        self.is_new = saved is None
+        self.run_dir, self.dataset = run_dir, dataset
+        self.workers, self.terminal = workers, terminal
+
+    def train(self, batches: data.TrainPipeline, allow_changes: bool) -> None:
+        """Trains, scores, and writes the result."""
+        config, workers, terminal = self.config, self.workers, self.terminal
+        plan, learning_rate = build.make_plan(config, self.info.examples["train"])
+        state = self._make_state(learning_rate)
+        summary = trace(state.net, self.info.image_shape)
+        code = Code(from_step=0, net=summary.fingerprint, versions=versions())
+        if not self.is_new:  # Before anything in the run directory changes.
+            self._check_code(code, allow_changes)
+        checkpoints = Checkpoints(
+            state, self.run_dir, config.keep_checkpoints, workers=workers, say=terminal.line
+        )
+        checkpoints.restore_last()
+        self._record_code(dataclasses.replace(code, from_step=state.step))
+        self._print_start(summary, state, plan)
+        log = MetricsLog(self.run_dir, writes=workers.is_chief, say=terminal.line)
+        terminal.log = log
+        outcome = Trainer(
+            TrainStep(workers.strategy, state, self._step_settings(), learning_rate),
+            plan=plan,
+            batches=batches,
+            splits=self._eval_splits(),
+            checkpoints=checkpoints,
+            # Those that write come last, so that the others can add to the rows.
+            hooks=[*make_hooks(config.hooks), log, self._tensorboard(), terminal],
+            intervals=Intervals(config.log_steps, config.eval_epochs, config.save_minutes),
+            policy=FailurePolicy(config.on_nan, config.on_save_error),
+            best_metric=config.best_metric,
+            workers=workers,
+            say=terminal.line,
+        ).run()
+        self._write_result(outcome)
+
+    def _make_state(self, learning_rate: LearningRate) -> TrainState:
+        """Creates every variable of the run, eagerly, in the strategy's scope."""
+        config = self.config
+        tf.keras.utils.set_random_seed(config.seed)
+        with self.workers.strategy.scope():
+            net = build.build_net(config, self.info)
+            if self.start is not None:
+                has_head = pretrained.copy_weights(config.net, self.start, net)
+                head = "included" if has_head else "new"
+                self.terminal.line(f"start  {config.init_from}; the head is {head}")
+            ema_net = build.build_net(config, self.info) if config.ema_decay else None
+            optimizer = make_optimizer(
+                config.optimizer, net, learning_rate, momentum=config.momentum
+            )
+            return TrainState(
+                net, optimizer, ema_net=ema_net, loss_scale=config.precision == "mixed_float16"
+            )
+
+    def _step_settings(self) -> StepSettings:
+        config = self.config
+        return StepSettings(
+            global_batch_size=config.batch_size,
+            loss=config.loss,
+            accumulation=config.accumulation,
+            label_smoothing=config.label_smoothing,
+            weight_decay=config.weight_decay,
+            decoupled_decay=find_optimizer(config.optimizer).decoupled,
+            clip_norm=config.clip_norm,
+            ema_decay=config.ema_decay,
+            auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
+            seed=config.seed,
+            jit=config.jit,
+            on_nan=config.on_nan,
+        )
+
+    def _eval_splits(self) -> dict[str, data.EvalPipeline]:
+        # With the batch size of the run, which a command may not change.
+        return {
+            name: build.eval_pipeline(
+                self.saved.settings,
+                self.info,
+                self.dataset.splits[name],
+                self.workers,
+                self.saved.workers,
+            )
+            for name in ("val", "test")
+            if name in self.dataset.splits
+        }
+
+    def _tensorboard(self) -> TensorBoard:
+        settings = dataclasses.asdict(self.config)
+        rows = "".join(f"\n| {name} | {value} |" for name, value in settings.items())
+        texts = {"configuration": f"| setting | value |\n|---|---|{rows}"}
+        return TensorBoard(self.run_dir, writes=self.workers.is_chief, texts=texts)
+
+    def _check_code(self, code: Code, allowed: bool) -> None:
+        """Compares the net's operations and the versions with those of the run.
+
+        Raises:
+            RunError: they differ, and no flag allows it.
+        """
+        changes = (
+            code_changes(self.config.net, self.saved.code[-1], code) if self.saved.code else []
+        )
+        if changes and not allowed:
+            raise RunError(
+                f"since {self.run_dir} was trained, {'; '.join(changes)}. Undo the change, start "
+                "another run, or continue this one with --allow_changes"
+            )
+        if changes:
+            self.terminal.line(f"continuing although {'; '.join(changes)}")
+
+    def _record_code(self, code: Code) -> None:
+        """Writes the configuration of a new run, or a change of its code."""
+        last = self.saved.code[-1] if self.saved.code else None
+        if last is None or (last.net, last.versions) != (code.net, code.versions):
+            self.saved = dataclasses.replace(self.saved, code=(*self.saved.code, code))
+            if self.workers.is_chief:
+                write_config(self.run_dir, self.saved)
+
+    def _print_start(self, summary: NetSummary, state: TrainState, plan: Plan) -> None:
+        """Prints the net, the data and the run."""
+        info, replicas = self.info, self.workers.strategy.num_replicas_in_sync
+        self.terminal.line(table(summary))
+        size = "x".join(map(str, info.image_shape))
+        sizes = ", ".join(f"{count:,} {split}" for split, count in info.examples.items())
+        self.terminal.line(f"data   {info.name}, {size}, {len(info.class_names)} classes: {sizes}")
+        how = f"resumes at step {state.step:,}" if state.step else "new"
+        on = "1 replica" if replicas == 1 else f"{replicas} replicas"
+        self.terminal.line(f"run    {self.run_dir}, {how}, {plan.total_steps:,} steps on {on}")
+
+    def _write_result(self, outcome: Outcome) -> None:
+        result = {
+            "split": "test",
+            **outcome.scores.as_dict(self.info.class_names),
+            "checkpoint": outcome.checkpoint,
+            "step": outcome.step,
+            "selected_on": "val" if outcome.is_best else None,
+        }
+        if self.workers.is_chief:
+            write_json(self.run_dir / RESULT, result)
+        if not self.workers.barrier() and not (self.run_dir / RESULT).exists():
+            raise RunError("the chief stopped before it wrote the result; start all workers again")
+        _print_result(self.terminal, self.run_dir, result)
+
+
+def _print_result(terminal: Terminal, run_dir: pathlib.Path, result: dict) -> None:
+    known = figures().items()
+    scores = "  ".join(
+        f"{label} {format(result[name], spec)}" for name, (label, spec) in known if name in result
+    )
+    which = "best on val" if result["selected_on"] == "val" else "last"
+    terminal.line(
+        f"test   {scores}  ({result['examples']:,} examples, step {result['step']:,}, {which})"
+    )
+    quoted, parent = shlex.quote(str(run_dir)), shlex.quote(str(run_dir.parent))
+    terminal.line(f"run    {run_dir}")
+    terminal.line(f"watch  tensorboard --logdir={parent}")
+    terminal.line(f"score  python eval.py --run_dir={quoted}")

@@ -1,0 +1,152 @@
+"""What an augmentation is: a small frozen object, called on a batch with its random draws.
+
+    @dataclasses.dataclass(frozen=True)
+    class Invert(Augmentation):
+        probability: float = number(0.0, 1.0)
+
+        def __call__(self, images, labels, draws):
+            chosen = draws.uniform()[:, None, None, None] < self.probability
+            return tf.where(chosen, 255 - images, images), labels
+
+A line in `AUGMENTATIONS` (`data/augment.py`) makes it available as `--augment=invert:0.5`.
+"""
+
+import collections
+import dataclasses
+import sys
+import zlib
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+
+def number(low: float, high: float, **kwargs) -> Any:
+    """A dataclass field that takes numbers from `low` to `high`, both included."""
+    return dataclasses.field(metadata={"bounds": (low, high)}, **kwargs)
+
+
+class Draws:
+    """Random numbers for the rows of one batch.
+
+    Each stream is a function of the seed, the step, the stream's name and the row of the global
+    batch alone. It does not depend on the other streams, on the number of replicas, or on which of
+    them has the row.
+
+    Args:
+        seed: int64 [2], a seed for this step.
+        rows: int64 [rows], rows of the global batch.
+        global_batch_size: rows in the whole batch.
+    """
+
+    def __init__(self, seed: tf.Tensor, rows: tf.Tensor, global_batch_size: int):
+        self._seed = seed
+        self._rows = rows
+        self._global_batch_size = global_batch_size
+        self._stream = ""
+        self._uses = collections.Counter()
+
+    def stream(self, name: str) -> "Draws":
+        """The stream of that name; a second call with the same name gives the stream "name/1"."""
+        draws = Draws(self._seed, self._rows, self._global_batch_size)
+        draws._stream = f"{name}/{self._uses[name]}" if self._uses[name] else name
+        self._uses[name] += 1
+        draws._uses = self._uses
+        return draws
+
+    def _stream_seed(self, name: str) -> tf.Tensor:
+        key = zlib.crc32(f"{self._stream}:{name}".encode())
+        return tf.random.experimental.stateless_fold_in(self._seed, tf.constant(key, tf.int64))
+
+    def uniform(self, *shape: int, name: str = "") -> tf.Tensor:
+        """float32 [rows, *shape] in [0, 1).
+
+        Args:
+            shape: of the draw for one row; by default a scalar.
+            name: tells several draws of one augmentation apart.
+        """
+        # Drawn for the whole batch, so that a row's draw does not depend on who has the row.
+        shape = (self._global_batch_size, *shape)
+        return tf.gather(tf.random.stateless_uniform(shape, self._stream_seed(name)), self._rows)
+
+    def beta(self, alpha: float, name: str = "") -> tf.Tensor:
+        """float32 [rows] in [0, 1] from the Beta(alpha, alpha) distribution."""
+        # Two Gammas make a Beta. float64, and no NaN for 0 / 0, since small alphas underflow.
+        gammas = tf.random.stateless_gamma(
+            (self._global_batch_size, 2),
+            self._stream_seed(name),
+            alpha=tf.constant(alpha, tf.float64),
+            dtype=tf.float64,
+        )
+        weights = tf.math.divide_no_nan(gammas[:, 0], tf.reduce_sum(gammas, axis=1))
+        return tf.gather(tf.cast(weights, tf.float32), self._rows)
+
+
+def _is_int(field: dataclasses.Field) -> bool:
+    return field.type in (int, "int")
+
+
+def _bounds(field: dataclasses.Field) -> tuple[float, float]:
+    most = sys.float_info.max
+    return field.metadata.get("bounds", (-most, most))
+
+
+def accepted(field: dataclasses.Field) -> str:
+    """What a field of an augmentation accepts, in words."""
+    what = "an integer" if _is_int(field) else "a number"
+    if "bounds" not in field.metadata:
+        return what
+    low, high = _bounds(field)
+    return f"{what} from {low:g} to {high:g}"
+
+
+def parse(field: dataclasses.Field, text: str) -> int | float:
+    """The value of a field from its text; ValueError if it is no number of its type."""
+    return int(text) if _is_int(field) else float(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Base class. The fields of a subclass are the values in its flag, in their order.
+
+    Attributes:
+        normalized: images must be normalized float32, so that 0 is the mean color; otherwise they
+            may be of any dtype and range.
+        soft_labels: labels must be float32 [batch, classes], one-hot or soft; otherwise int32
+            [batch] or either.
+        pairs: examples 0 and 1, 2 and 3, ... are combined, so the batch must be even.
+    """
+
+    normalized: ClassVar[bool] = False
+    soft_labels: ClassVar[bool] = False
+    pairs: ClassVar[bool] = False
+
+    def __post_init__(self):
+        for field in self.settings():
+            value, (low, high) = getattr(self, field.name), _bounds(field)
+            good = isinstance(value, int if _is_int(field) else (int, float))
+            if isinstance(value, bool) or not good or not low <= value <= high:
+                name = type(self).__name__.lower()
+                raise ValueError(f"{field.name} of {name} must be {accepted(field)}, not {value!r}")
+
+    @classmethod
+    def settings(cls) -> list[dataclasses.Field]:
+        """The fields that are numbers, in their order."""
+        return [x for x in dataclasses.fields(cls) if x.type in (int, float, "int", "float")]
+
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        """Raises ValueError if images of that shape cannot be augmented."""
+
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, draws: Draws
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The augmented batch. It draws all its random numbers from `draws`.
+
+        Args:
+            images: [batch, height, width, channels].
+            labels: int32 [batch], or float32 [batch, classes].
+            draws: random numbers for the rows of the batch.
+
+        Returns:
+            Images and labels of the same shapes and dtypes.
+        """
+        raise NotImplementedError

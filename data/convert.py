@@ -1,0 +1,124 @@
+"""Converts image files that TensorFlow cannot decode as needed, once, into a cache of PNG files.
+
+These are CMYK JPEGs, transparent PNGs, which are laid onto white, GIF, WebP and BMP files, of which
+the first frame is used, and images too large to be decoded in the input pipeline.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+from data.download import default_data_dir
+from data.headers import FORMATS, reason
+from data.source import DataError, UndecodableError
+
+_BAND_PIXELS = 2**20
+
+
+def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Path:
+    """A PNG file of the wanted size with the image in a file, which is not turned upright.
+
+    It is in `converted/` beside Keras' datasets, under a name made of the file's real path, size
+    and modification time, and of the image size.
+
+    Args:
+        path: the file.
+        image_shape: (size, size, channels); 3 channels for RGB, 1 for gray.
+
+    Raises:
+        UndecodableError: the file cannot be decoded.
+        DataError: the cache cannot be written.
+    """
+    cache = default_data_dir(otherwise="set KERAS_HOME to a directory") / "converted"
+    try:
+        status = path.stat()
+        key = (os.path.realpath(path), status.st_size, status.st_mtime_ns, *image_shape)
+    except OSError as error:
+        raise UndecodableError(str(path), reason(error)) from error
+    digest = hashlib.sha256(os.fsencode("\0".join(map(str, key)))).hexdigest()
+    converted = cache / f"{digest[:40]}.png"
+    if not converted.is_file():
+        image = _read(path, image_shape)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _write(image, converted)
+        except OSError as error:
+            raise DataError(
+                f"{cache} cannot be written ({error.strerror or error}), where {path} is to be "
+                "converted to PNG; make it writable or set KERAS_HOME to another directory"
+            ) from error
+    return converted
+
+
+def _read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Image.Image:
+    size, _, channels = image_shape
+    mode = "RGB" if channels == 3 else "L"
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft(mode, (2 * size, 2 * size))
+            image.load()
+            # Averaged to four times the wanted size at least, which hardly changes the result.
+            side = min(image.size)
+            factor = max(1, side // (4 * size))
+            left, top = ((length - side) / 2 for length in image.size)
+            middle = [x / factor for x in (left, top, left + side, top + side)]
+            reduced = _reduce(image, mode, factor)
+            return reduced.resize((size, size), Image.Resampling.BICUBIC, box=middle)
+    except Exception as error:  # Damaged files make Pillow raise nearly anything.
+        raise UndecodableError(str(path), reason(error)) from error
+
+
+def _write(image: Image.Image, path: pathlib.Path) -> None:
+    """Writes a PNG file, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with open(handle, "wb") as file:
+            image.save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _reduce(image: Image.Image, mode: str, factor: int) -> Image.Image:
+    """The image in another mode, on white, at 1/`factor` of its size.
+
+    Made of bands of the image, so that no second copy of a large one is needed.
+    """
+    width, height = image.size
+    reduced = Image.new(mode, (-(-width // factor), -(-height // factor)))
+    rows = factor * max(1, _BAND_PIXELS // (width * factor))
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        reduced.paste(_opaque(band).convert(mode).reduce(factor), (0, top // factor))
+    return reduced
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel, laid onto white."""
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray, which Pillow itself would clip instead of scaling it."""
+    values = np.asarray(image, np.int32)
+    scaled = np.round(np.clip(values, 0, 65535) / 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return Image.fromarray(scaled)
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(scaled), Image.fromarray(alpha)))

@@ -1,0 +1,86 @@
+"""A dataset: its splits and what is known about them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from data.source import Source
+
+
+def normalize(images: tf.Tensor, mean: Iterable[float], std: Iterable[float]) -> tf.Tensor:
+    """uint8 images as float32 with about zero mean and unit deviation per channel.
+
+    Args:
+        images: uint8 [..., channels].
+        mean: per channel, for pixels in [0, 1].
+        std: likewise.
+    """
+    scale = [1 / (255 * s) for s in std]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    return tf.cast(images, tf.float32) * scale + offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset by its splits.
+
+    Attributes:
+        name: used in the names of run directories and in results.
+        class_names: in the order of the labels.
+        splits: sources by name: "train", "test" and, if some examples were held out, "val".
+        mean, std: per channel, for pixels in [0, 1]; images are normalized with them.
+        augment: the default augmentations, as `parse_augment` reads them.
+        skipped: files that are no examples because they cannot be decoded.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    splits: dict[str, Source]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "none"
+    skipped: tuple[pathlib.Path, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.splits["train"].image_shape
+
+    def examples(self, split: str, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Some examples of a split, not augmented.
+
+        Returns:
+            Normalized images, float32 [n, height, width, channels], and labels, int32 [n].
+        """
+        source, numbers = self.splits[split], np.asarray(numbers, np.int64)
+        images = normalize(source.fetch(tf.constant(numbers)), self.mean, self.std)
+        return images.numpy(), source.labels[numbers]
+
+
+def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Divides example numbers in two, with the same fraction of every class in the second part.
+
+    The division depends on the labels and the fraction alone, not on the seed of a run, so that
+    runs that are compared are selected on the same examples.
+
+    Args:
+        labels: integers [size].
+        fraction: of each class that goes into the second part, in [0, 1). Each class with at least
+            two examples puts at least one into the second part, unless the fraction is 0, and keeps
+            at least one in the first.
+
+    Returns:
+        Sorted int64 numbers of the first and of the second part.
+    """
+    generator = np.random.default_rng(0)
+    second = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = round(fraction * len(members))
+        if fraction > 0:
+            count = min(max(count, 1), len(members) - 1)
+        second.append(members[:count])
+    second = np.sort(np.concatenate(second)) if second else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), second), second

@@ -1,0 +1,60 @@
+"""Which state of a run is the best on validation."""
+
+import math
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from loops.metrics import higher_is_better
+
+
+class Best:
+    """The best validation figures so far, kept in variables of the state.
+
+    Of equal values, which small splits often give, the lower loss is better; of equal losses, the
+    earlier. NaN is worse than any number.
+
+    Args:
+        progress: `TrainState.progress`.
+        metric: the figure to choose by, "loss" or a key of `loops.metrics.METRICS`.
+
+    Raises:
+        ValueError: there is no such figure.
+    """
+
+    def __init__(self, progress: Mapping[str, tf.Variable], metric: str):
+        self._progress = progress
+        self._metric = metric
+        self._sign = 1 if higher_is_better(metric) else -1
+
+    @property
+    def step(self) -> int:
+        """The step of the best state; -1 if there is none."""
+        return int(self._progress["best_step"].numpy())
+
+    def is_beaten_by(self, figures: Mapping[str, float]) -> bool:
+        """Whether a state with these figures would be the best."""
+        value, loss = (self._progress[n].numpy() for n in ("best_metric_value", "best_loss"))
+        new = self._rank(figures[self._metric], figures["loss"])
+        return self.step < 0 or new > self._rank(value, loss)
+
+    def _rank(self, value: float, loss: float) -> tuple[float, float]:
+        """Higher is better."""
+        signed = (self._sign * value, -loss)
+        return tuple(-math.inf if math.isnan(x) else float(x) for x in signed)
+
+    def replace(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
+        """Makes a state the best, and returns the previous values of the variables."""
+        new = {
+            "best_metric_value": figures[self._metric],
+            "best_loss": figures["loss"],
+            "best_step": step,
+        }
+        before = {name: self._progress[name].numpy() for name in new}
+        self.restore(new)
+        return before
+
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Sets the variables to values that `replace` returned."""
+        for name, value in values.items():
+            self._progress[name].assign(value)

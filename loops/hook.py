@@ -1,0 +1,58 @@
+"""The hook: what a trainer calls while it trains.
+
+    class PrintLoss(Hook):
+        def on_log(self, trainer, row):
+            print(trainer.step, row["loss"])
+
+A hook may read these attributes of the `trainer` that it is given:
+
+- `run_dir` (pathlib.Path), `state` (TrainState), `plan` (Plan), `workers` (Workers)
+- `step` (int): the global step
+- `evaluated_step` (int): the last step whose validation row the state includes; -1 for none
+- `timings` (dict of floats): measured since the last row, such as `images_per_second`
+- `activity` (str): what the trainer is doing, such as "training" or "evaluating"
+- `seconds_left` (float): estimated time to the end of the run; NaN if unknown
+
+Hooks run on every worker, in the order in which they were given. A method raises `SaveError` when
+something cannot be written; the hook keeps what is pending and tries again at its next call.
+"""
+
+
+class Hook:
+    """A base class whose methods do nothing. Override the ones you need."""
+
+    def on_start(self, trainer) -> None:
+        """Training is about to continue from `trainer.step`, a fresh or a restored state.
+
+        Called before the first step, and again after training has gone back to a checkpoint
+        (`--on_nan=restore`). Rows of later steps will be logged again.
+        """
+
+    def on_progress(self, trainer) -> None:
+        """Called about once a second, between calls of the device loop."""
+
+    def on_log(self, trainer, row: dict) -> None:
+        """A row of training metrics, averaged over the steps since the last one.
+
+        `row` has `split` ("train"), `step`, `epoch`, `loss`, every metric, `learning_rate`,
+        `gradient_norm` and, if there were any, `skipped_updates`.
+        """
+
+    def on_evaluate(self, trainer, row: dict, scores) -> None:
+        """A split has been evaluated.
+
+        `row` has `split` ("val" or "test"), `step`, `epoch`, `loss` and every metric; `scores` are
+        the same figures as the evaluator returned them.
+        """
+
+    def on_epoch(self, trainer) -> None:
+        """An epoch has ended, and its evaluation and its save are done."""
+
+    def on_save(self, trainer) -> None:
+        """A checkpoint is about to be written.
+
+        What leads to this state must be on disk when the method returns.
+        """
+
+    def on_end(self, trainer, outcome) -> None:
+        """The test split is scored and logged; `outcome` is what `Trainer.run` returns."""

@@ -1,0 +1,82 @@
+"""Dropout whose masks are a function of a seed and of each example's place in the global batch."""
+
+import contextlib
+import contextvars
+
+import tensorflow as tf
+
+
+class _Stream:
+    """The random numbers of the dropout layers in one pass through a net."""
+
+    def __init__(self, seed, rows: tuple):
+        self._seed = seed
+        self._rows = rows
+        self._uses = 0
+
+    def uniform(self, shape: tf.Tensor) -> tf.Tensor:
+        """Returns float32 in [0, 1), different at each use.
+
+        Args:
+            shape: int32; its first axis is the examples.
+        """
+        seed = tf.random.experimental.stateless_fold_in(self._seed, self._uses)
+        self._uses += 1
+        first, total = self._rows
+        if total is None:
+            return tf.random.stateless_uniform(shape, seed, alg="philox")
+        # Drawn for the global batch, so that a mask does not depend on which replica has the row.
+        whole = tf.concat(([total], shape[1:]), axis=0)
+        numbers = tf.random.stateless_uniform(whole, seed, alg="philox")
+        return numbers[first : first + shape[0]]
+
+
+_stream = contextvars.ContextVar("dropout_stream", default=None)
+
+
+@contextlib.contextmanager
+def dropout_seed(seed, rows=(0, None)):
+    """Seeds the dropout layers that are called inside.
+
+    Args:
+        seed: integers [2], without which dropout cannot train. None keeps that of an outer call.
+        rows: index of the first example in the global batch, and the size of that batch, or None if
+            the batch is the global batch.
+    """
+    token = _stream.set(_stream.get() if seed is None else _Stream(seed, rows))
+    try:
+        yield
+    finally:
+        _stream.reset(token)
+
+
+class Dropout(tf.keras.layers.Layer):
+    """Sets a random fraction of the inputs to 0 in training, and divides the others by 1 - rate.
+
+    Srivastava et al. 2014, in the inverted form, which leaves evaluation unchanged. The mask is a
+    function of the seed that the net was called with and of the example's place in the global
+    batch. A resumed run, or one on another number of replicas, therefore uses the same masks.
+
+    Args:
+        rate: fraction that is dropped, in [0, 1).
+
+    Raises:
+        ValueError: `rate` is out of range, or training has no seed.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate={rate} must be at least 0 and below 1")
+        self.rate = rate
+
+    def call(self, x, *, training):
+        if not training or not self.rate:
+            return x
+        stream = _stream.get()
+        if stream is None:
+            raise ValueError(
+                "dropout needs a seed to train: net(images, training=True, seed=(0, step))"
+            )
+        keep = stream.uniform(tf.shape(x)) >= self.rate
+        return tf.where(keep, x / (1 - self.rate), tf.zeros_like(x))

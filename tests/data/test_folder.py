@@ -1,0 +1,253 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from tests.data.helpers import ROOT, fetch, refused, write, write_tree
+
+
+def load(data_dir, **options):
+    return data.load("folder", data_dir=data_dir, **options)
+
+
+def test_train_and_test(tmp_path):
+    write_tree(tmp_path, count=3, suffixes=(".jpg", ".PNG", ".jpeg"))
+    (tmp_path / "train" / "red" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "red" / ".hidden.png").write_text("no image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    dataset = load(tmp_path, image_size=16)
+    assert dataset.class_names == ["blue", "red"]
+    assert {k: len(s.labels) for k, s in dataset.splits.items()} == {"train": 6, "test": 6}
+    images = fetch(dataset.splits["train"], range(6))
+    assert images.shape == (6, 16, 16, 3)
+    np.testing.assert_allclose(images[0], np.full((16, 16, 3), (0, 0, 200)), atol=3)
+    np.testing.assert_allclose(images[5], np.full((16, 16, 3), (200, 0, 0)), atol=3)
+    assert dataset.name == tmp_path.name
+    assert dataset.augment == "crop:2,flip"
+
+
+def test_one_tree_is_split(tmp_path):
+    write_tree(tmp_path, splits=("",), count=10)
+    dataset = load(tmp_path)
+    assert {k: len(s.labels) for k, s in dataset.splits.items()} == {"train": 16, "test": 4}
+    assert dataset.image_shape == (64, 64, 3)
+    assert dataset.augment == "crop:8,flip"
+
+
+def test_shorter_side_fits_and_the_middle_is_kept(tmp_path):
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255
+    for name in ("1", "2"):
+        write(tmp_path / "a" / f"{name}.png")
+        Image.fromarray(image).save(tmp_path / "a" / f"{name}.png")
+    assert np.all(fetch(load(tmp_path, image_size=20).splits["train"], [0]) == 255)
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    refused(r"folder cannot be read from .*Permission denied", load, tmp_path)
+
+
+def test_what_is_wrong_with_a_tree_is_named(tmp_path):
+    refused("needs --data_dir", data.load, "folder")
+    refused("no class directories", load, tmp_path)
+    write_tree(tmp_path, splits=("train",))
+    refused("no test/", load, tmp_path)
+    write_tree(tmp_path)
+    (tmp_path / "test" / "green").mkdir()
+    refused("green has no images", load, tmp_path)
+    write(tmp_path / "test" / "green" / "1.png")
+    refused("differ in their classes: green", load, tmp_path)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    write_tree(tmp_path, splits=("",), count=1)
+    refused("leaves no example for the test split; use more images", load, tmp_path)
+    write_tree(tmp_path / "both", count=1)
+    refused("the val split; use --val_fraction=0 or more images",
+            load, tmp_path / "both", val_fraction=0.1)  # fmt: skip
+
+
+# Paths that are not files, and links.
+
+
+def spoil_as_directory(path):
+    path.mkdir()
+
+
+def spoil_as_pipe(path):
+    os.mkfifo(path)
+
+
+def spoil_as_broken_link(path):
+    path.symlink_to("no-such-file")
+
+
+def spoil_as_loop(path):
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (spoil_as_directory, "a directory"),
+        (spoil_as_pipe, "a pipe or a device"),
+        (spoil_as_broken_link, "a broken link"),
+        (spoil_as_loop, "a broken link"),
+    ],
+)
+def test_what_is_no_file_is_refused_or_skipped(tmp_path, spoil, what):
+    write_tree(tmp_path)
+    path = tmp_path / "train" / "blue" / "odd.jpg"
+    spoil(path)
+    refused(rf"blue/odd\.jpg is {what}, not an image file; remove it", load, tmp_path)
+    dataset = load(tmp_path, bad_images="skip")
+    assert dataset.skipped == (path,)
+    assert len(dataset.splits["train"].labels) == 4
+
+
+def test_links_to_files_and_classes_elsewhere_are_followed(tmp_path):
+    write_tree(tmp_path / "all", count=4, splits=("",))
+    for split in ("train", "test"):
+        red = tmp_path / "some" / split / "red"
+        red.mkdir(parents=True)
+        for i in range(2):
+            (red / f"{i}.png").symlink_to(tmp_path / "all" / "red" / f"{i}.png")
+        (tmp_path / "some" / split / "blue").symlink_to(tmp_path / "all" / "blue")
+    for bad_images in ("error", "skip"):
+        dataset = load(tmp_path / "some", bad_images=bad_images)
+        train = dataset.splits["train"]
+        assert train.labels.tolist() == [0] * 4 + [1] * 2
+        assert fetch(train, [0, 5])[:, 0, 0].tolist() == [[0, 0, 200], [200, 0, 0]]
+        assert dataset.skipped == ()
+
+
+def test_parents_of_links_are_those_of_the_file_system(tmp_path):
+    """`link/..` is the parent of what the link leads to, not the directory of the link."""
+    write_tree(tmp_path / "far" / "away", splits=("train", "test"))
+    (tmp_path / "far" / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "elsewhere")
+    train = load(tmp_path / "link" / ".." / "away").splits["train"]
+    assert fetch(train, [0])[0, 0, 0].tolist() == [0, 0, 200]
+
+
+@pytest.mark.parametrize("bad_images", ["error", "skip"])
+def test_class_directories_that_are_links_in_a_loop_are_refused(tmp_path, bad_images):
+    write_tree(tmp_path, splits=("",))
+    write(tmp_path / "stray.png")
+    (tmp_path / "root").symlink_to(tmp_path)
+    for target in ("..", tmp_path):  # To a parent, and by a link that leads back here.
+        link = tmp_path / "green"
+        link.symlink_to(target)
+        refused(r"green is a link to .*, which contains it; remove it",
+                load, tmp_path, bad_images=bad_images)  # fmt: skip
+        link.unlink()
+    (tmp_path / "root").unlink()
+    for target in ("green", "nowhere"):
+        (tmp_path / "green").symlink_to(target)
+        refused("green is a broken link; remove it", load, tmp_path, bad_images=bad_images)
+        (tmp_path / "green").unlink()
+
+
+# --bad_images=skip.
+
+
+def test_bad_images_are_left_out_before_examples_are_numbered(tmp_path):
+    write_tree(tmp_path, count=4)
+    (tmp_path / "train" / "blue" / "0.png").write_bytes(b"text")
+    (tmp_path / "train" / "red" / "2.png").write_bytes(b"")
+    cut = tmp_path / "test" / "red" / "3.png"
+    cut.write_bytes(cut.read_bytes()[:50])
+    dataset = load(tmp_path, bad_images="skip")
+    names = ("train/blue/0.png", "train/red/2.png", "test/red/3.png")
+    assert dataset.skipped == tuple(tmp_path / name for name in names)
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert test.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    colors = fetch(train, range(6))[:, 0, 0]
+    assert colors.tolist() == [[0, 0, 200]] * 3 + [[200, 0, 0]] * 3
+    for name in names:
+        (tmp_path / name).unlink()
+    assert train.fingerprint() == load(tmp_path).splits["train"].fingerprint()
+
+
+def test_a_split_tree_is_divided_without_its_bad_images(tmp_path):
+    write_tree(tmp_path, count=10, splits=("",))
+    for i in range(5):
+        (tmp_path / "red" / f"{i}.png").write_bytes(b"text")
+    dataset = load(tmp_path, bad_images="skip", val_fraction=0.25)
+    counts = {k: np.bincount(s.labels).tolist() for k, s in dataset.splits.items()}
+    assert counts == {"train": [6, 3], "val": [2, 1], "test": [2, 1]}
+    assert len(dataset.skipped) == 5
+
+
+def test_a_class_with_bad_images_only_is_refused(tmp_path):
+    write_tree(tmp_path)
+    for path in (tmp_path / "test" / "red").iterdir():
+        path.write_bytes(b"text")
+    refused("test/red has no image that can be decoded; add some",
+            load, tmp_path, bad_images="skip")  # fmt: skip
+    for path in (tmp_path / "train" / "blue").iterdir():
+        path.unlink()
+        path.mkdir()
+    refused("train/blue has no image that can be decoded", load, tmp_path, bad_images="skip")
+
+
+# Names.
+
+NAMES = (
+    "two  spaces 'and' \"quotes\".png",
+    "naïve 写真.png",
+    "line\nbreak.png",
+    "[a]*?{b}\\ $HOME %s.png",
+    "file:x.png",
+    os.fsdecode(b"not-utf-8-\xff.png"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_all_kinds(tmp_path, name):
+    root = tmp_path / name
+    write_tree(root)
+    path = write(root / "train" / "blue" / name, (9, 9, 9))
+    (number,) = [i for i in range(5) if load(root).splits["train"].describe(i) == str(path)]
+    for bad_images in ("error", "skip"):
+        train = load(root, bad_images=bad_images).splits["train"]
+        assert fetch(train, [number])[0, 0, 0].tolist() == [9, 9, 9]
+    path.write_bytes(b"text")
+    shown = str(path).replace("\n", "\\n").replace("\udcff", "\\udcff")
+    assert refused("it is not an image", load, root).startswith(f"{shown} cannot be decoded (")
+    path.unlink()
+    path.mkdir()
+    assert refused("a directory", load, root).startswith(f"{shown} is a directory, not an image")
+    dataset = load(root, bad_images="skip")
+    assert dataset.skipped == (path,)
+    assert dataset.name.isprintable()
+
+
+def test_class_names_do_not_depend_on_the_locale(tmp_path):
+    names = [b"plain", b"r\xffd", "grün".encode()]
+    for split in ("train", "test"):
+        for name in names:
+            write(tmp_path / split / os.fsdecode(name) / "0.png")
+    here = load(tmp_path)
+    assert here.class_names == ["gr\xfcn", "plain", "r\\xffd"]
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import locale, data\n"
+        "assert locale.getpreferredencoding(False) == 'ANSI_X3.4-1968'\n"
+        "dataset = data.load('folder', data_dir=sys.argv[2])\n"
+        "print(ascii(dataset.class_names), dataset.splits['train'].fingerprint())"
+    )
+    environment = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, ROOT, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    expected = f"{here.class_names!a} {here.splits['train'].fingerprint()}"
+    assert done.stdout.strip() == expected

@@ -1,0 +1,192 @@
+"""The update rules against Keras' own optimizers, and weight decay by hand."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops import optimizer as module
+from loops.optimizer import (
+    OPTIMIZERS,
+    REFUSED,
+    OptimizerChoice,
+    apply_update,
+    find_optimizer,
+    is_decayed,
+    make_optimizer,
+    optimizer_variables,
+)
+from loops.schedule import LearningRate
+from tests.loops.helpers import assert_close, make_state, take_steps, weights
+
+RATE = LearningRate("one_cycle", peak=0.05, total_steps=8, warmup_steps=2)
+
+
+class Shapes(tf.keras.layers.Layer):
+    """Variables of every shape that a net has: kernels, wide and tall matrices, vectors."""
+
+    def build(self, input_shape):
+        del input_shape
+        self.conv = tf.keras.layers.Conv2D(3, 3)
+        self.conv.build((None, 5, 5, 2))
+        self.wide, self.tall = tf.keras.layers.Dense(5), tf.keras.layers.Dense(2)
+        self.wide.build((None, 3))
+        self.tall.build((None, 7))
+
+
+def make_net():
+    tf.keras.utils.set_random_seed(3)
+    net = Shapes()
+    net.build(None)
+    return net
+
+
+def gradients(net, step):
+    generator = np.random.default_rng(step)
+    return [
+        tf.constant(generator.normal(size=v.shape), tf.float32) for v in net.trainable_variables
+    ]
+
+
+def keras_class(name):
+    (found,) = (c for n, c in vars(tf.keras.optimizers).items() if n.lower() == name)
+    return found
+
+
+def keras_weights(name, steps):
+    """After some updates by Keras, without the weight decay that some of its defaults have."""
+    arguments = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
+    net, optimizer = make_net(), keras_class(name)(RATE, **arguments)
+    optimizer.weight_decay = optimizer.adam_weight_decay = None
+    for step in range(steps):
+        optimizer.apply(gradients(net, step), net.trainable_variables)
+    return [variable.numpy() for variable in net.trainable_variables]
+
+
+def own_weights(name, strategy, steps):
+    """After as many updates by `apply_update`."""
+    with strategy.scope():
+        net = make_net()
+        optimizer = make_optimizer(name, net, RATE)
+    variables = [variable.value for variable in net.trainable_variables]
+
+    @tf.function
+    def update(values):
+        on_replicas = strategy.run(lambda: [tf.identity(value) for value in values])
+        apply_update(strategy, optimizer, variables, on_replicas, weight_decay=0.0, decoupled=True)
+        optimizer.iterations.assign_add(1)
+
+    for step in range(steps):
+        update(gradients(net, step))
+    return [variable.numpy() for variable in net.trainable_variables]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_are_those_of_keras(name, one_replica):
+    assert_close(own_weights(name, one_replica, 5), keras_weights(name, 5))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "muon", "rmsprop"])
+def test_updates_are_those_of_keras_on_two_replicas(name, two_replicas):
+    assert_close(own_weights(name, two_replicas, 5), keras_weights(name, 5))
+
+
+def test_every_optimizer_of_keras_is_supported_or_refused():
+    found = {
+        name.lower()
+        for name, value in vars(tf.keras.optimizers).items()
+        if inspect.isclass(value)
+        and issubclass(value, tf.keras.optimizers.Optimizer)
+        and value is not tf.keras.optimizers.Optimizer
+    }
+    assert found == OPTIMIZERS.keys() | REFUSED.keys()
+    assert not OPTIMIZERS.keys() & REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_optimizer_is_refused_with_the_reason(name, one_replica):
+    with pytest.raises(ValueError, match=f"'{name}' is not supported: ") as error:
+        make_state(one_replica, optimizer=name)
+    assert REFUSED[name] in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "nadam"])
+def test_state_that_has_no_variable_to_belong_to_is_an_error(name, monkeypatch):
+    """Why these are refused. If this fails, Keras has changed, and they may work."""
+    monkeypatch.delitem(REFUSED, name)
+    monkeypatch.setitem(OPTIMIZERS, name, OptimizerChoice(keras_class(name)))
+    net = make_net()
+    with pytest.raises(ValueError, match="optimizer slots belong to the net"):
+        optimizer_variables(make_optimizer(name, net, RATE), net)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_slot_has_the_name_of_its_variable(name):
+    net = make_net()
+    optimizer = make_optimizer(name, net, RATE)
+    parts = optimizer_variables(optimizer, net)
+    assert parts.pop("iterations") is optimizer.iterations
+    slots = {}
+    for kind, layers in parts.items():
+        for layer, variables in layers.items():
+            for variable, slot in variables.items():
+                slots[kind, layer, variable] = slot
+                assert slot.shape == getattr(getattr(net, layer), variable).shape
+    assert len({id(slot) for slot in slots.values()}) == len(optimizer.variables) - 1
+
+
+def test_an_unknown_optimizer_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'sdg'; known optimizers: sgd, adam, adamw, .*rmsprop"):
+        find_optimizer("sdg")
+
+
+def test_defaults():
+    """Of those whose results the documentation reports; momentum is for SGD alone."""
+    sgd, adamw = find_optimizer("sgd"), find_optimizer("adamw")
+    assert (sgd.learning_rate, sgd.weight_decay, sgd.decoupled) == (0.2, 5e-4, False)
+    assert (adamw.learning_rate, adamw.weight_decay, adamw.decoupled) == (1e-3, 0.05, True)
+    assert [name for name, choice in OPTIMIZERS.items() if choice.takes_momentum] == ["sgd"]
+    net = make_net()
+    assert make_optimizer("sgd", net, RATE, momentum=0.5).momentum == 0.5
+    assert not make_optimizer("sgd", net, RATE, momentum=0.0).nesterov
+    assert make_optimizer("adam", net, RATE, momentum=0.5).beta_1 == 0.9
+
+
+def test_an_optimizer_is_an_entry_in_the_table(monkeypatch, one_replica):
+    """What the documentation tells people to write."""
+
+    class SignSGD(tf.keras.optimizers.Optimizer):
+        def update_step(self, gradient, variable, learning_rate):
+            self.assign_sub(variable, learning_rate * tf.sign(gradient))
+
+    monkeypatch.setitem(module.OPTIMIZERS, "sign_sgd", OptimizerChoice(SignSGD, 0.01))
+    expected = [variable.numpy() for variable in make_net().trainable_variables]
+    for step in range(3):
+        rate = float(RATE(step))
+        new = [rate * np.sign(gradient) for gradient in gradients(make_net(), step)]
+        expected = [w - u for w, u in zip(expected, new, strict=True)]
+    assert_close(own_weights("sign_sgd", one_replica, 3), expected)
+
+
+@pytest.mark.parametrize(("name", "decoupled"), [("sgd", False), ("adamw", True)])
+def test_weight_decay_leaves_biases_alone(strategy, name, decoupled):
+    """With a loss that is constant, only the decay moves the weights, and only the kernel."""
+    state = make_state(strategy, optimizer=name, rate=0.1)
+    kernel, bias = weights(state.net)
+    bias += 1.0
+    state.net.dense.bias.assign(bias)
+    batch = np.zeros((8, 4), np.float32), np.full((8, 3), 1 / 3, np.float32)
+    # Logits are the bias: the gradient of the kernel is 0 for images of 0.
+    take_steps(strategy, state, [batch], weight_decay=0.01, decoupled_decay=decoupled)
+    change = weights(state.net)[0] / kernel
+    # Nesterov's first step is 1.9 times the rate.
+    expected = 1 - 0.1 * 0.01 * (1 if decoupled else 1.9)
+    np.testing.assert_allclose(change, np.full((4, 3), expected), rtol=1e-5)
+    np.testing.assert_allclose(weights(state.net)[1], bias, rtol=1e-6)
+
+
+def test_decay_goes_by_shape():
+    assert is_decayed(tf.zeros((3, 3, 8, 8)))
+    assert is_decayed(tf.zeros((8, 10)))
+    assert not is_decayed(tf.zeros((8,)))
