@@ -53,25 +53,33 @@ def saved_step(run_dir):
     return max(saved_steps(run_dir / "checkpoints"), default=-1)
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run of two epochs without its result, and the arguments to resume it."""
+    run_dir = tmp_path_factory.mktemp("unfinished") / "run"
+    args = (*TINY, "--epochs=2", "--log_steps=3")
+    call("train.py", *args, f"--run_dir={run_dir}")
+    return run_dir, args
+
+
 # A killed run ends like an uninterrupted one.
 
 DETERMINISTIC = (*ALL, "--net=tiny", "--deterministic", "--epochs=2", "--save_minutes=0.0001")
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path):
-    """Killed twice: in the first epoch, and at a random moment after the next save."""
+    """Killed twice: at the start, and at a random moment."""
     one, other = (f"--run_dir={tmp_path / name}" for name in ("one", "other"))
     finish(Command("train.py", *DETERMINISTIC, one))
     assert saved_step(tmp_path / "one") == 41
-    seconds, step = random.random(), -1
-    print(f"{seconds} s")  # Which pytest shows if this fails.
-    for pause in (0, seconds):
+    step, seconds = random.randrange(1, 30), 0.05 * random.random()
+    print(f"step {step}, {seconds} s")  # Which pytest shows if this fails.
+    for last in (0, step):
         command = Command("train.py", *DETERMINISTIC, other)
-        until([command], lambda before=step: saved_step(tmp_path / "other") > before)
-        time.sleep(pause)
+        until([command], lambda last=last: saved_step(tmp_path / "other") >= last)
+        time.sleep(seconds)
         command.send_signal(signal.SIGKILL)
         assert command.wait()[0] == -signal.SIGKILL
-        step = saved_step(tmp_path / "other")
     finish(Command("train.py", *DETERMINISTIC, other))
     assert kill_runs.differences(tmp_path / "one", tmp_path / "other") == []
 
@@ -116,29 +124,29 @@ def test_a_signal_saves_and_the_run_is_resumed(tmp_path, capsys):
 
 
 class StopAt(Hook):
-    """Sends a signal when a split is being evaluated."""
+    """Sends a signal when a split is being evaluated, once, since a second one exits at once."""
 
-    split = "val"
+    split = None
 
     def on_progress(self, trainer):
         if trainer.activity == f"evaluating on the {StopAt.split} split":
+            StopAt.split = None
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_a_signal_during_an_evaluation(tmp_path, monkeypatch, capsys, split):
+@pytest.mark.parametrize(("split", "step"), [("val", 6), ("test", 11)])
+def test_a_signal_during_an_evaluation(unfinished, tmp_path, monkeypatch, capsys, split, step):
     """The end is that of the run that was not stopped."""
     monkeypatch.setitem(HOOKS, "stop", StopAt)
     monkeypatch.setattr(StopAt, "split", split)
-    run, other = ((*TINY, "--epochs=2", f"--run_dir={tmp_path / x}") for x in ("run", "other"))
+    run_dir, args = unfinished
+    args = (*args, f"--run_dir={tmp_path / 'run'}")
     with pytest.raises(SystemExit) as caught:
-        call("train.py", *run, "--hooks=stop")
+        call("train.py", *args, "--hooks=stop")
     assert caught.value.code == 143
-    step = {"val": 6, "test": 11}[split]
     assert f"stopped; saved at step {step}; rerun" in capsys.readouterr().out
-    call("train.py", *run)
-    call("train.py", *other)
-    assert rows(tmp_path / "run") == rows(tmp_path / "other")
+    call("train.py", *args)
+    assert rows(tmp_path / "run") == rows(run_dir)
 
 
 # Replicas are equivalent.
@@ -203,6 +211,18 @@ def test_only_the_chief_writes_and_prints(trained):
         assert len(list((home / "workers" / split).iterdir())) == 1
 
 
+def test_a_run_of_two_workers_is_resumed_by_one(trained, tmp_path, capsys):
+    home, _ = trained
+    shutil.copytree(home / "workers", tmp_path / "run")
+    result = read(tmp_path / "run" / "result.json")
+    (tmp_path / "run" / "result.json").unlink()
+    call("train.py", *SHORT, "--net=tiny", f"--run_dir={tmp_path / 'run'}")
+    assert "resumes at step 9, 9 steps on 1 replica" in capsys.readouterr().out
+    found = read(tmp_path / "run" / "result.json")
+    assert found["loss"] == pytest.approx(result["loss"], rel=1e-5)
+    assert found["per_class"] == result["per_class"]
+
+
 # What srun does for two tasks, where there is no Slurm.
 SRUN = """#!/bin/bash
 for task in 0 1; do
@@ -264,16 +284,17 @@ def two_workers_at_work(run_dir):
     return commands
 
 
-def test_a_worker_that_dies_stops_the_other_and_both_are_resumed(tmp_path):
-    """(That nothing is lost by it, benchmarks/kill_runs.py compares bit by bit.)"""
+@pytest.mark.parametrize("resumes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_stops_the_other(tmp_path, resumes):
+    """That nothing is lost by it, benchmarks/kill_runs.py compares bit by bit."""
     first, second = two_workers_at_work(tmp_path / "run")
     second.send_signal(signal.SIGKILL)
-    code, out, err = first.wait(60)
-    assert code == 2
-    assert (
-        err == "train.py: another worker has stopped; start all workers again to resume the run\n"
-    )
+    code, _, err = first.wait(60)
+    message = "another worker has stopped; start all workers again to resume the run"
+    assert (code, err) == (2, f"train.py: {message}\n")
     assert second.wait()[0] == -signal.SIGKILL
+    if not resumes:
+        return
     args = (*LONGER, f"--run_dir={tmp_path / 'run'}")
     out, _ = finish(*(Command("train.py", *args, **task) for task in helpers.free_cluster(2)))
     assert re.search(r"resumes at step [1-9]", out)
@@ -321,15 +342,6 @@ def test_a_worker_that_waits_for_another_stops_at_a_signal(tmp_path, index, numb
 
 
 # Damaged checkpoints and full disks lose no more than necessary.
-
-
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory):
-    """A run of two epochs without its result, and the arguments to resume it."""
-    run_dir = tmp_path_factory.mktemp("unfinished") / "run"
-    args = (*TINY, "--epochs=2", "--log_steps=3")
-    call("train.py", *args, f"--run_dir={run_dir}")
-    return run_dir, args
 
 
 def copy_of(run, tmp_path):
@@ -386,7 +398,7 @@ def test_training_never_starts_over_by_itself(unfinished, tmp_path, capsys):
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path):
     """Checkpoints have room, and after some rows no file has more."""
-    args = (*TINY, "--epochs=15", "--log_steps=1", "--eval_epochs=5")
+    args = (*TINY, "--epochs=10", "--log_steps=1", "--eval_epochs=5", "--momentum=0")
     run, other = ((*args, f"--run_dir={tmp_path / name}") for name in ("run", "other"))
     call("train.py", *other, "--on_save_error=continue")
     files = (tmp_path / "other" / "best").iterdir()
@@ -474,6 +486,15 @@ def test_a_run_stops_at_a_value_that_is_not_finite(tmp_path, capsys, poison):
     # Without the fault, the same command resumes the run.
     call("train.py", *args)
     assert "resumes at step 6, 16 steps" in capsys.readouterr().out
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, capsys, poison):
+    """At the end of an epoch, before a save."""
+    poison([6])
+    error = refused(capsys, "train.py", *POISONED, f"--run_dir={tmp_path / 'run'}")
+    message = r"a weight is not finite at step 6 \(.*\); the checkpoint of step 0 is kept\. Try"
+    assert re.search(message, error)
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [0]
 
 
 def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path, capsys, poison):

@@ -22,13 +22,13 @@ from tests.commands.helpers import TINY, Command, call, contents, finish, read, 
 NAMES = {
     "lr?": "lr1",
     "lr[1]": "lr1",
-    "a*b": "a, b",
-    "lr=[0.1]": "lr=0",
     "back\\slash": "backslash",
     "new\nline": "new",
-    "-it's {br} ü ☃ %41 $HOME": "-it's br ü ☃ A $HOME",
+    "-it's a*b {br} ü ☃ %41 $HOME": "-it's a b {br} ü ☃ %41 $HOME",
 }
 ONE_BY_ONE = {
+    "lr=[0.1]": "lr=0",
+    "a*b": "a, b",
     "sp ace": "sp",
     "quote'": "quote",
     "-dash": "dash",

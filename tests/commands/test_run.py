@@ -284,6 +284,7 @@ def test_follow_again_adds_only_what_is_new(tmp_path, start, capsys, never_waits
         assert set(found.values()) == {1}
         assert {step for _, step in found} == {0, 2, 6}
         assert {"loss", "top_1_accuracy", "top_1_error"} < {tag for tag, _ in found}
+    assert [row["step"] for row in rows(run_dir / "follow" / "val")] == [0, 2, 6]
     last, val = rows(run_dir / "follow" / "val")[-1], rows(run_dir, "val")[-1]
     assert last == pytest.approx(val)
 
@@ -307,6 +308,10 @@ def test_two_splits_can_be_followed_at_once(finished, tmp_path, monkeypatch, nev
             found = points(run_dir / "follow" / split)
             assert {step for _, step in found} == {0, 6, 11}
             assert set(found.values()) == {1}
+            found = rows(run_dir / "follow" / split)
+            assert [(row["split"], row["step"]) for row in found] == [
+                (split, step) for step in (0, 6, 11)
+            ]
 
 
 def test_a_changed_file_of_initial_weights_is_refused(tmp_path, monkeypatch, capsys, start):
