@@ -40,19 +40,32 @@ def check(config: Config, workers: int = 1) -> None:
     _accept("hooks", lambda: make_hooks(config.hooks))
     if config.augment is not None:
         data.parse_augment(config.augment)
-    replicas = config.num_gpus * workers
-    pieces = replicas * config.accumulation
+    _check_batch_size(config, workers)
+    if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
+        raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
+    if config.jit and config.deterministic:
+        raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
+                          "--deterministic")  # fmt: skip
+
+
+def check_net(config: Config, workers: int = 1) -> None:
+    """Checks what is needed to build and score the net of a saved run; raises as `check`.
+
+    The tables of augmentations, optimizers or hooks may have changed since it was trained.
+    """
+    _check_name("net", config.net, nets.NETS)
+    _check_name("loss", config.loss, LOSSES)
+    _check_batch_size(config, workers)
+
+
+def _check_batch_size(config: Config, workers: int) -> None:
+    pieces = config.num_gpus * workers * config.accumulation
     if config.batch_size % pieces:
         machines = f" times {workers} workers" if workers > 1 else ""
         raise ConfigError(
             f"--batch_size={config.batch_size} is not divisible by --num_gpus={config.num_gpus} "
             f"times --accumulation={config.accumulation}{machines}; use a multiple of {pieces}"
         )
-    if config.jit and config.sync_batch_norm and replicas > 1:
-        raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
-    if config.jit and config.deterministic:
-        raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
-                          "--deterministic")  # fmt: skip
 
 
 def _check_name(setting: str, name: str, table: dict) -> None:
@@ -109,6 +122,7 @@ def resolve(config: Config, dataset: data.Dataset) -> Config:
     """
     net, optimizer = nets.net_class(config.net), find_optimizer(config.optimizer)
     size = len(dataset.splits["train"].labels)
+    height, width, _ = dataset.image_shape
     steps = Plan(config.epochs, size, config.batch_size).total_steps
     augment = dataset.augment if config.augment is None else config.augment
     defaults = {
@@ -119,7 +133,8 @@ def resolve(config: Config, dataset: data.Dataset) -> Config:
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
         "warmup_epochs": min(1.0, config.epochs / 5),
-        "image_size": dataset.image_shape[0],
+        # Images that are not square keep the size they have.
+        "image_size": height if height == width else None,
     }
     missing = {name: x for name, x in defaults.items() if getattr(config, name) is None}
     augment = data.format_augment(data.parse_augment(augment))

@@ -114,7 +114,6 @@ class DataSettings:
     image_size: Pixels | None = setting(
         None,
         "Height and width of the images in pixels. Default: the dataset's; 64 for folder.",
-        derived=True,
     )
     val_fraction: Share = setting(
         0.1,
@@ -360,6 +359,9 @@ class EvaluateOptions:
     follow: bool = setting(
         False,
         "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
+    )
+    allow_changes: bool = setting(
+        False, "Score although the net's operations have changed since training."
     )
     num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = setting(
         1, "GPUs to use. Without a visible GPU, as many logical CPU devices take their place."

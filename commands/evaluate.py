@@ -1,12 +1,13 @@
 """Scores a saved run: what eval.py does."""
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
 
 import data
 from commands import build
-from commands.config import ConfigError, EvaluateOptions
+from commands.config import ConfigError, EvaluateOptions, convert
 from commands.run import Run
 from commands.train import report_skipped
 from loops.distributed.devices import make_strategy
@@ -29,6 +30,7 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     Raises:
         ConfigError, data.DataError, RunError: something is missing or does not fit.
     """
+    options = convert(dataclasses.asdict(options), EvaluateOptions)
     if options.run_dir is None:
         raise ConfigError("--run_dir is required: the directory of the run to score")
     if options.follow and options.checkpoint:
@@ -43,6 +45,8 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     report_skipped(skipped, terminal)
     with strategy.scope():
         net = build.build_net(run.config, run.data)
+    if not options.allow_changes:
+        run.check_operations(net)
     split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
     evaluator = Evaluator(strategy, net, run.config.loss)
 
@@ -142,6 +146,7 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
             for hook in (log, tensorboard):
                 hook.on_evaluate(None, row, None)
         if finished:
+            terminal.line(f"{run.path} is finished; all of its checkpoints have been scored")
             return
         if abandoned:
             terminal.line(f"no process is training in {run.path}; its checkpoints have been scored")

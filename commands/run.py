@@ -20,6 +20,7 @@ from loops.metrics import METRICS
 from loops.records import checkpoint_files
 from loops.records.metrics_log import read_rows
 from loops.records.run import METRICS as METRICS_FILE
+from nets.table import trace
 
 
 class Run:
@@ -41,10 +42,10 @@ class Run:
         Raises:
             RunError, ConfigError: the directory is not a run's, or its configuration is damaged.
         """
-        path = pathlib.Path(path).expanduser()
+        path = pathlib.Path(path).expanduser().absolute()
         saved = read_config(path)
         try:
-            build.check(saved.settings, saved.workers)
+            build.check_net(saved.settings, saved.workers)
         except (ConfigError, DataError) as error:
             raise ConfigError(f"{path / 'config.json'}: {error}") from error
         return cls(path, saved)
@@ -89,7 +90,7 @@ class Run:
         default = "best" if "val" in self.data.examples else "last"
         return checkpoint_files.find_checkpoint(self.path, which or default)
 
-    def net(self, checkpoint: str | None = None):
+    def net(self, checkpoint: str | None = None, *, allow_changes: bool = False):
         """Builds the net with the weights of a checkpoint: `net(images, training=False)`.
 
         The weights are the averages, if the run keeps any. Call it in a strategy's scope to place
@@ -97,13 +98,27 @@ class Run:
 
         Args:
             checkpoint: as for `checkpoint`.
+            allow_changes: build the net although its operations have changed since training.
 
         Raises:
-            RunError: there is no such checkpoint, or it does not hold exactly the net's variables.
+            RunError: the net has changed, there is no such checkpoint, or it does not hold exactly
+                the net's variables.
         """
         net = build.build_net(self.config, self.data)
+        if not allow_changes:
+            self.check_operations(net)
         self.restore(net, self.checkpoint(checkpoint))
         return net
+
+    def check_operations(self, net) -> None:
+        """Raises RunError unless a built net has the operations that the run was trained with."""
+        found = trace(net, self.data.image_shape).fingerprint
+        if self.saved.code and found != self.saved.code[-1].net:
+            raise RunError(
+                f"the operations of {self.config.net} have changed since {self.path} was trained "
+                f"(fingerprint {found}, was {self.saved.code[-1].net}). Undo the change, or allow "
+                "it with --allow_changes"
+            )
 
     def restore(self, net, path: str) -> int:
         """Restores a net of this run from the path of a checkpoint; returns its global step.
@@ -135,4 +150,5 @@ class Run:
                     "trained with: files were added, removed or changed. Restore them, or score "
                     "them as other data with --dataset"
                 )
-        return dataset
+        # With --init_from, images are normalized as the initial weights require.
+        return dataclasses.replace(dataset, mean=self.data.mean, std=self.data.std)

@@ -11,7 +11,7 @@ import tensorflow as tf
 import data
 import nets
 from commands import build
-from commands.config import ConfigError, TrainOptions
+from commands.config import ConfigError, TrainOptions, convert
 from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
@@ -49,6 +49,7 @@ def train(options: TrainOptions) -> Run | None:
             start or continue.
         Interrupted: a signal stopped the run; its state is saved.
     """
+    options = convert(dataclasses.asdict(options), TrainOptions)  # They may be made in a notebook.
     if options.describe:
         Terminal().line(_describe(options))
         return None
@@ -82,6 +83,9 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
     report_skipped(dataset.skipped, terminal)
     _check_num_classes(options, dataset)
     requested = build.with_absolute_paths(options.config)
+    if requested.augment is not None:  # So that spaces make no other run.
+        augment = data.format_augment(data.parse_augment(requested.augment))
+        requested = dataclasses.replace(requested, augment=augment)
     config = build.resolve(requested, dataset)
     wanted = SavedConfig(
         settings=config,
@@ -309,8 +313,9 @@ class _Job:
         sizes = ", ".join(f"{count:,} {split}" for split, count in info.examples.items())
         self.terminal.line(f"data   {info.name}, {size}, {len(info.class_names)} classes: {sizes}")
         how = f"resumes at step {state.step:,}" if state.step else "new"
+        steps = "1 step" if plan.total_steps == 1 else f"{plan.total_steps:,} steps"
         on = "1 replica" if replicas == 1 else f"{replicas} replicas"
-        self.terminal.line(f"run    {self.run_dir}, {how}, {plan.total_steps:,} steps on {on}")
+        self.terminal.line(f"run    {self.run_dir}, {how}, {steps} on {on}")
 
     def _write_result(self, outcome: Outcome) -> None:
         result = {

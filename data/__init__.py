@@ -111,6 +111,7 @@ def load(
             Subset(splits["train"], train),
             Subset(splits["train"], val),
         )
+    _check(dataset)
     for split, source in splits.items():
         if not len(source.labels):
             what = "--val_fraction=0 or " if split == "val" else ""
@@ -118,6 +119,25 @@ def load(
                 f"{dataset.name} leaves no example for the {split} split; use {what}more images"
             )
     return dataclasses.replace(dataset, splits=splits)
+
+
+def _check(dataset: Dataset) -> None:
+    """Raises DataError if a dataset is not consistent, as a new one may be."""
+    missing = {"train", "test"} - dataset.splits.keys()
+    if missing:
+        raise DataError(f"{dataset.name} has no split {', '.join(sorted(missing))}")
+    channels, classes = dataset.image_shape[-1], len(dataset.class_names)
+    if not len(dataset.mean) == len(dataset.std) == channels:
+        raise DataError(f"{dataset.name}: mean and std need {channels} number(s), one per channel")
+    if classes < 2:
+        raise DataError(f"{dataset.name} has {classes} class; at least two are needed")
+    for split, source in dataset.splits.items():
+        labels = source.labels
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+            raise DataError(
+                f"{dataset.name}: labels of {split} are from {labels.min()} to {labels.max()}, "
+                f"and must be from 0 to {classes - 1}"
+            )
 
 
 def load_split(

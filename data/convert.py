@@ -1,7 +1,7 @@
 """Converts image files that TensorFlow cannot decode as needed, once, into a cache of PNG files.
 
-These are CMYK JPEGs, transparent PNGs, which are laid onto white, GIF, WebP and BMP files, of which
-the first frame is used, and images too large to be decoded in the input pipeline.
+These are CMYK JPEGs, transparent PNGs, which are composited onto white, GIF, WebP and BMP files, of
+which the first frame is used, and images too large to be decoded in the input pipeline.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ def _reduce(image: Image.Image, mode: str, factor: int) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel, laid onto white."""
+    """The image with 8 bits a channel, composited onto white."""
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if not image.has_transparency_data:

@@ -6,7 +6,7 @@ The image is scaled until its shorter side fits, and its middle is cut out, as
 
 import tensorflow as tf
 
-# Numbers of the decoders. A JPEG decoder can leave out detail that is scaled away anyhow, by a
+# Numbers of the decoders. A JPEG decoder can leave out detail that is lost in scaling anyway, by a
 # ratio of 1, 2, 4 or 8.
 PNG = 0
 JPEG_RATIOS = (1, 2, 4, 8)

@@ -115,9 +115,10 @@ def open_files(
 ) -> tuple[FileSource, list[pathlib.Path]]:
     """Reads the header of every file, and converts those that TensorFlow cannot decode as needed.
 
-    JPEG, PNG, GIF, WebP and BMP are told apart by their contents. Of an animation the first frame
-    is used, transparent images are laid onto white, 16 bits become 8, and the EXIF orientation is
-    followed. An image is scaled until its shorter side fits, and its middle is cut out.
+    JPEG, PNG, GIF, WebP and BMP are recognized by their contents. Of an animation the first frame
+    is used, transparent images are composited onto white, 16 bits become 8, and the EXIF
+    orientation is followed. An image is scaled until its shorter side fits, and its middle is cut
+    out.
 
     Args:
         paths: an image file for each example.

@@ -1,4 +1,4 @@
-"""Anyone's own images: a directory of classes.
+"""Your own images: a directory of classes.
 
     flowers/train/daisy/1.jpg         or one tree,          flowers/daisy/1.jpg
     flowers/train/rose/2.png          which is split:       flowers/rose/2.png
@@ -96,7 +96,7 @@ def _scan(root: pathlib.Path, *, skip: bool) -> _Tree:
                 f"{class_dir} has no images ({', '.join(SUFFIXES)}); add some or remove it"
             )
         for file in files:
-            if os.path.isfile(file):  # To open a pipe would wait for ever.
+            if os.path.isfile(file):  # Opening a pipe would block forever.
                 tree.paths.append(file)
                 tree.labels.append(label)
             elif skip:

@@ -39,7 +39,7 @@ class Header:
 
 
 def read_header(path: pathlib.Path, image_size: int) -> Header:
-    """Reads the header of a JPEG, PNG, GIF, WebP or BMP file, told apart by their contents.
+    """Reads the header of a JPEG, PNG, GIF, WebP or BMP file, recognized by their contents.
 
     Args:
         path: the file.

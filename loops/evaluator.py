@@ -1,13 +1,14 @@
 """Scores of a net on a split."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from loops.inputs import EvalInput
-from loops.losses import LOSSES, soft_targets
+from loops.losses import losses_per_example, soft_targets
 from loops.metrics import summarize, top_k_correct, values_per_example
 
 
@@ -49,7 +50,7 @@ class Evaluator:
     ):
         self._strategy = strategy
         self._net = net
-        self._loss = LOSSES[loss]
+        self._loss = functools.partial(losses_per_example, loss)
 
     def scores(self, split: EvalInput, *, after_batch: Callable[[], None] = lambda: None) -> Scores:
         """Scores the net on a split.

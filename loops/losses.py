@@ -68,3 +68,20 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "binary_cross_entropy": binary_cross_entropy,
     "focal": functools.partial(focal, gamma=2.0),
 }
+
+
+def losses_per_example(name: str, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The loss of each example, float32 [n].
+
+    Args:
+        name: a key of `LOSSES`.
+        targets: float32 [n, classes].
+        logits: float32 [n, classes].
+
+    Raises:
+        ValueError: the function of that name returns another shape.
+    """
+    losses = LOSSES[name](targets, logits)
+    if losses.shape.rank != 1:
+        raise ValueError(f"loss {name} must return a value per example, [n], not {losses.shape}")
+    return losses

@@ -24,7 +24,8 @@ class Metric:
         format: format specification, for the terminal.
         higher_is_better: whether a higher figure is better.
         size: number of values per example.
-        summary: function of the mean, float64 [size], to the figure. Default: the mean itself.
+        summary: function of the mean, float64 [size], to the figure. Default: the mean itself,
+            which needs a size of 1.
     """
 
     values: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -32,7 +33,11 @@ class Metric:
     format: str = ".2%"
     higher_is_better: bool = True
     size: int = 1
-    summary: Callable[[np.ndarray], float] = lambda mean: float(mean[0])
+    summary: Callable[[np.ndarray], float] | None = None
+
+    def __post_init__(self):
+        if self.summary is None and self.size > 1:
+            raise ValueError(f"a metric of size {self.size} needs a summary")
 
 
 def top_k_correct(labels: tf.Tensor, logits: tf.Tensor, k: int) -> tf.Tensor:
@@ -120,12 +125,30 @@ def values_per_example(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Ten
     """
     if labels.shape.rank == 2:
         labels = tf.argmax(labels, axis=-1, output_type=tf.int32)
-    return {
-        name: tf.reshape(metric.values(labels, logits), (-1, metric.size))
-        for name, metric in METRICS.items()
-    }
+    return {name: _columns(name, metric, labels, logits) for name, metric in METRICS.items()}
+
+
+def _columns(name: str, metric: Metric, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The values of a metric, float32 [n, size].
+
+    Raises:
+        ValueError: they are of another shape.
+    """
+    values = tf.cast(metric.values(labels, logits), tf.float32)
+    shape = values.shape.with_rank_at_least(0)
+    columns = values[:, None] if shape.rank == 1 else values
+    if columns.shape.rank != 2 or not columns.shape.is_compatible_with(
+        (labels.shape[0], metric.size)
+    ):
+        wanted = "[n]" if metric.size == 1 else f"[n, {metric.size}]"
+        raise ValueError(f"metric {name} must return a value per example, {wanted}, not {shape}")
+    return columns
 
 
 def summarize(means: dict[str, np.ndarray]) -> dict[str, float]:
     """The figures, from the means over the examples, [size] each."""
-    return {name: float(METRICS[name].summary(np.asarray(mean))) for name, mean in means.items()}
+    figures = {}
+    for name, mean in means.items():
+        summary = METRICS[name].summary
+        figures[name] = float(np.asarray(mean)[0] if summary is None else summary(np.asarray(mean)))
+    return figures

@@ -50,7 +50,6 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adadelta": OptimizerChoice(_keras.Adadelta, 1.0),
     "adagrad": OptimizerChoice(_keras.Adagrad, 0.01),
     "adamax": OptimizerChoice(_keras.Adamax),
-    "ftrl": OptimizerChoice(_keras.Ftrl, 0.01),
     "lamb": OptimizerChoice(_keras.Lamb),
     "lion": OptimizerChoice(_keras.Lion, 1e-4),
     "muon": OptimizerChoice(_keras.Muon),
@@ -60,6 +59,7 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
 # Keras optimizers that do not work with an update rule applied variable by variable, and why.
 REFUSED = {
     "adafactor": "Keras does not name its slots after the variables, as checkpoints need it",
+    "ftrl": "it computes weights from its accumulators alone, and so discards the initial ones",
     "nadam": "it keeps a product of momenta that its update rule alone does not advance",
     "schedulefreeadamw": "it evaluates at other weights than it trains; use --ema_decay",
     "lossscaleoptimizer": "--precision=mixed_float16 scales the loss already",
@@ -73,8 +73,8 @@ def find_optimizer(name: str) -> OptimizerChoice:
     Raises:
         ValueError: there is none of that name.
     """
-    if name in REFUSED:
-        raise ValueError(f"optimizer {name!r} is not supported: {REFUSED[name]}")
+    if name.lower() in REFUSED:
+        raise ValueError(f"optimizer {name!r} is not supported: {REFUSED[name.lower()]}")
     if name not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ValueError(f"unknown optimizer {name!r}; known optimizers: {known}")

@@ -37,10 +37,11 @@ class Recorder:
         Raises:
             SaveError: one could not, and the policy says stop.
         """
-        done = [
-            self._try(functools.partial(getattr(hook, method), self._trainer, *args))
-            for hook in self._hooks
-        ]
+        done = []
+        for hook in self._hooks:
+            done.append(self._try(functools.partial(getattr(hook, method), self._trainer, *args)))
+            if method in ("on_log", "on_evaluate"):
+                _make_numbers(args[0], hook)
         return all(done)
 
     def flush(self) -> None:
@@ -81,3 +82,20 @@ class Recorder:
             self._say(f"{error}; continuing")
             return False
         return True
+
+
+def _make_numbers(row: dict, hook: Hook) -> None:
+    """Makes what a hook has added to a row Python numbers, which every writer takes.
+
+    Raises:
+        ValueError: a value is not a number.
+    """
+    for name, value in row.items():
+        if name == "split" or type(value) in (int, float):
+            continue
+        try:
+            row[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{type(hook).__name__} set row[{name!r}] to {value!r}, which is not a number"
+            ) from error

@@ -5,10 +5,11 @@ step.run(iterator, tf.constant(50))   # 50 updates
 """
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 
-from loops.losses import LOSSES, soft_targets
+from loops.losses import losses_per_example, soft_targets
 from loops.metrics import values_per_example
 from loops.optimizer import apply_update
 from loops.schedule import LearningRate
@@ -83,7 +84,7 @@ class TrainStep:
         self.state = state
         self.settings = settings
         self.learning_rate = learning_rate
-        self._loss = LOSSES[settings.loss]
+        self._loss = functools.partial(losses_per_example, settings.loss)
         self._weights = [tensor_variable(v) for v in state.net.trainable_variables]
         self._statistics = [tensor_variable(v) for v in state.net.non_trainable_variables]
         self._gradients = self._gradients_of

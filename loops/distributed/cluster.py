@@ -19,7 +19,6 @@ import tensorflow as tf
 from loops.distributed.rendezvous import meet
 from loops.errors import RunError, reason
 
-CLUSTERS = ("auto", "none", "tf_config", "slurm")
 _MAX_WORKERS = 4096
 _CONNECT_SECONDS = 300
 _FIRST_PORT, _NUM_PORTS = 20_000, 20_000

@@ -60,9 +60,15 @@ def make_strategy(
         return _strategy(["CPU:0"]), None
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_gpus:
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
-        )
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
+            )
+        except RuntimeError as error:
+            raise RunError(
+                f"--num_gpus={num_gpus} needs logical CPU devices, and TensorFlow has already "
+                "started; use it in a new process or after restarting the kernel"
+            ) from error
     cause = "no GPU is visible" if device == "auto" else "--device=cpu"
     note = f"{cause}: {num_gpus} replicas run on logical CPU devices"
     return _strategy([f"CPU:{i}" for i in range(num_gpus)]), note

@@ -42,7 +42,9 @@ class MetricsLog(Hook):
         return self._rows
 
     def on_start(self, trainer) -> None:
-        if self._writes and self._rows is None and trainer.step and not self._path.exists():
+        # Where the sums of the window cover all steps, no row was due yet.
+        logged = trainer.step > int(trainer.state.window["steps"].numpy())
+        if self._writes and self._rows is None and logged and not self._path.exists():
             self._say(f"{self._path} is missing, and with it the rows up to step {trainer.step:,}")
         last = {"train": trainer.step, "val": trainer.evaluated_step, "test": -1}
         self._rows = [row for row in self.rows if row["step"] <= last[row["split"]]]

@@ -235,6 +235,10 @@ def test_contradictory_configurations(damaged, some):
         damaged.put("config.json", cases.with_settings(text, changes))
         for program in PROGRAMS:
             assert "config.json" in damaged.outcome(program, may_pass=False), changes
+    for changes in some(cases.TRAINING_CONTRADICTIONS, 2):
+        damaged.put("config.json", cases.with_settings(text, changes))
+        damaged.outcome("eval.py")
+        damaged.outcome("train.py")
     for changes in some(cases.LATE_CONTRADICTIONS, 2):
         damaged.put("config.json", cases.with_settings(text, changes))
         damaged.outcome("eval.py", may_pass=False)

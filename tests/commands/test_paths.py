@@ -109,7 +109,7 @@ def test_every_command_works_beside_another_run(
     call("eval.py", f"--run_dir={name}", f"--json={name}.json")
     found = read(f"{name}.json")
     assert {**result, "checkpoint": 0} == {**found, "checkpoint": 0, "selected_on": "val"}
-    assert found["checkpoint"] == f"{name}/best/step-{found['step']}"
+    assert found["checkpoint"] == f"{tmp_path}/{name}/best/step-{found['step']}"
     pathlib.Path(f"{name}.json").unlink()
     call("eval.py", f"--run_dir={name}", "--follow", "--split=val")
     assert [row["step"] for row in rows(pathlib.Path(name, "follow", "val"))] == [6, 11]

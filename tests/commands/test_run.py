@@ -18,6 +18,8 @@ import nets
 from commands import config as configuration
 from commands import evaluate as evaluation
 from commands.run import Run
+from data import DATASETS, Dataset
+from data.source import ArraySource
 from loops.errors import RunError
 from loops.hook import Hook
 from loops.hooks import HOOKS
@@ -345,14 +347,15 @@ def test_a_checkpoint_of_another_net_is_not_scored(finished, tmp_path, capsys, s
     other = nets.build(saved, num_classes=10, image_shape=(8, 8, 1), stem="small")
     parts = {"net": other, "optimizer": {"iterations": tf.Variable(7, dtype=tf.int64)}}
     tf.train.Checkpoint(**parts).write(f"{run_dir}/checkpoints/step-7")
-    error = refused(capsys, "eval.py", f"--run_dir={run_dir}", "--checkpoint=last")
+    flags = ("--checkpoint=last", "--allow_changes")
+    error = refused(capsys, "eval.py", f"--run_dir={run_dir}", *flags)
     phrase = "it also has" if saved == "resnet20_projection" else "it lacks"
     assert f"{run_dir}/checkpoints/step-7 does not restore this net: {phrase} net/" in error
     assert "shortcut" in error
     # In a run of its own net it is scored.
     config["settings"].update(net=saved)
     (run_dir / "config.json").write_text(helpers.json.dumps(config))
-    call("eval.py", f"--run_dir={run_dir}", "--checkpoint=last")
+    call("eval.py", f"--run_dir={run_dir}", *flags)
     assert "(359 examples)" in capsys.readouterr().out
 
 
@@ -421,3 +424,63 @@ def test_a_run_of_other_versions_is_resumed_only_if_allowed(tmp_path, monkeypatc
     assert [entry["from_step"] for entry in code] == [0, 2]
     assert code[0]["net"] == code[1]["net"]
     assert code[1]["versions"] == {**code[0]["versions"], "keras": "4.0"}
+
+
+def test_a_changed_net_is_scored_only_if_allowed(finished, capsys, monkeypatch, tiny_net):
+    monkeypatch.setitem(nets.NETS, "tiny", changed(tiny_net, relu=False))
+    error = refused(capsys, "eval.py", f"--run_dir={finished}")
+    assert "the operations of tiny have changed since" in error
+    with pytest.raises(RunError, match="have changed since"):
+        Run.open(finished).net()
+    assert call("eval.py", f"--run_dir={finished}", "--allow_changes")["examples"] == 359
+    assert Run.open(finished).net(allow_changes=True).built
+
+
+def wide(data_dir=None):
+    """Noise of 8x12 pixels in two classes."""
+    del data_dir
+    generator = np.random.default_rng(0)
+    sources = {
+        split: ArraySource(
+            generator.integers(0, 256, (size, 8, 12, 1), np.uint8), np.arange(size) % 2
+        )
+        for split, size in (("train", 60), ("test", 20))
+    }
+    return Dataset("wide", ("a", "b"), sources, mean=(0.5,), std=(0.3,))
+
+
+def test_images_that_are_not_square(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "wide", wide)
+    args = ("--net=tiny", "--dataset=wide", "--batch_size=20", "--epochs=1", "--device=cpu")
+    call("train.py", *args, f"--run_dir={tmp_path / 'run'}")
+    run = Run.open(tmp_path / "run")
+    assert (run.config.image_size, run.data.image_shape) == (None, (8, 12, 1))
+    assert run.dataset().examples("test", [0, 1])[0].shape == (2, 8, 12, 1)
+    result = call("eval.py", f"--run_dir={tmp_path / 'run'}")
+    assert result["top_1_accuracy"] == run.result["top_1_accuracy"]
+
+
+def test_examples_are_normalized_as_in_training(finished, tmp_path):
+    """As with --init_from, where the initial weights decide how."""
+    shutil.copytree(finished, tmp_path / "run")
+    config = read(finished / "config.json")
+    config["data"].update(mean=[0.5], std=[0.25])
+    (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
+    pixels, _ = Run.open(finished).dataset().examples("test", [0])
+    images, _ = Run.open(tmp_path / "run").dataset().examples("test", [0])
+    np.testing.assert_allclose(images, ((pixels * 0.375 + 0.306) - 0.5) / 0.25, atol=1e-5)
+
+
+def test_a_run_opens_and_resumes_without_the_hook_that_it_had(tmp_path, monkeypatch, start):
+    args = start(tmp_path / "run")
+    monkeypatch.delitem(HOOKS, "stop")
+    assert Run.open(tmp_path / "run").config.hooks == ("stop",)
+    call("train.py", *args)
+    assert Run.open(tmp_path / "run").result["step"] == 6
+
+
+def test_a_handle_holds_in_another_working_directory(finished, monkeypatch, tmp_path):
+    monkeypatch.chdir(finished.parent)
+    run = Run.open(finished.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.result == read(finished / "result.json")

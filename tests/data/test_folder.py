@@ -41,9 +41,9 @@ def test_one_tree_is_split(tmp_path):
 def test_shorter_side_fits_and_the_middle_is_kept(tmp_path):
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 255
-    for name in ("1", "2"):
-        write(tmp_path / "a" / f"{name}.png")
-        Image.fromarray(image).save(tmp_path / "a" / f"{name}.png")
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        write(tmp_path / f"{name}.png")
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
     assert np.all(fetch(load(tmp_path, image_size=20).splits["train"], [0]) == 255)
 
 

@@ -202,8 +202,9 @@ def test_a_damaged_file_is_named_for_its_evaluation_batch(tmp_path):
 def test_fewer_images_than_a_batch(tmp_path):
     """Epochs follow without a gap, so a batch of 8 has each of 3 images two or three times."""
     write(tmp_path / "test" / "a" / "0.png")
+    write(tmp_path / "test" / "b" / "0.png")
     for i in range(3):
-        write(tmp_path / "train" / "a" / f"{i}.png", (100 * i, 0, 0))
+        write(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", (100 * i, 0, 0))
     dataset = data.load("folder", data_dir=tmp_path, image_size=4)
     reds = [np.unique(np.round(images[:, 0, 0, 0], 4), return_counts=True)[1].tolist()
             for images, _ in train(dataset, size=8).batches(0, 3)]  # fmt: skip
@@ -211,15 +212,15 @@ def test_fewer_images_than_a_batch(tmp_path):
     assert all(set(counts) <= {2, 3} for counts in reds)
 
 
-def test_one_image(tmp_path):
-    write(tmp_path / "train" / "a" / "0.png")
-    write(tmp_path / "test" / "a" / "0.png")
+def test_one_image_per_class(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        write(tmp_path / name / "0.png")
     dataset = data.load("folder", data_dir=tmp_path, image_size=4)
     for images, labels in train(dataset, size=8).batches(0, 2):
         assert images.shape == (8, 4, 4, 3)
-        assert labels.numpy().tolist() == [0] * 8
+        assert sorted(labels.numpy().tolist()) == [0] * 4 + [1] * 4
     ((images, _, mask),) = evaluation(dataset, size=8).batches()
-    assert mask.numpy().tolist() == [1] + [0] * 7
+    assert mask.numpy().tolist() == [1, 1] + [0] * 6
     images, _ = dataset.examples("test", [0])
     np.testing.assert_allclose(
         images[0, 0, 0] * dataset.std + dataset.mean, np.array([200, 30, 30]) / 255, atol=1e-6

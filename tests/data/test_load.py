@@ -1,5 +1,7 @@
 """`data.load`, `data.load_split` and `data.relabel`."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,3 +140,29 @@ def test_channels_of_a_folder(tmp_path, channels):
     dataset = data.load("folder", data_dir=str(tmp_path), channels=channels, image_size=8)
     assert dataset.image_shape == (8, 8, channels or 3)
     assert len(dataset.mean) == len(dataset.std) == (channels or 3)
+
+
+def inconsistent(monkeypatch, **changes):
+    good = data.load("digits")
+    monkeypatch.setitem(
+        data.DATASETS, "mine", lambda data_dir: dataclasses.replace(good, **changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["0", "1"]}, "labels of train are from 0 to 9, and must be from 0 to 1"),
+        ({"class_names": ["0"]}, "has 1 class; at least two are needed"),
+        ({"mean": (0.1, 0.2, 0.3)}, "mean and std need 1 number"),
+        ({"std": ()}, "mean and std need 1 number"),
+    ],
+)
+def test_an_inconsistent_dataset_is_refused(monkeypatch, changes, message):
+    inconsistent(monkeypatch, **changes)
+    refused(message, data.load, "mine")
+
+
+def test_a_dataset_without_a_test_split_is_refused(monkeypatch):
+    inconsistent(monkeypatch, splits={"train": data.load("digits").splits["train"]})
+    refused("digits has no split test", data.load, "mine")

@@ -201,3 +201,25 @@ def test_hooks_by_their_names(monkeypatch):
         make_hooks(("weight_nom",))
     monkeypatch.setitem(HOOKS, "other", Hook)
     assert [type(hook) for hook in make_hooks(("other", "weight_norm"))] == [Hook, WeightNorm]
+
+
+class Adds(Hook):
+    def __init__(self, value):
+        self.value = value
+
+    def on_log(self, trainer, row):
+        row["mine"] = self.value
+
+
+@pytest.mark.parametrize("value", [True, np.float32(1), tf.constant(1.0), np.int64(1)])
+def test_what_a_hook_adds_becomes_a_number(one_replica, tmp_path, value):
+    make_trainer(one_replica, tmp_path, Adds(value)).run()
+    found = [row["mine"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert found
+    assert set(found) == {1.0}
+
+
+def test_what_a_hook_adds_must_be_a_number(one_replica, tmp_path):
+    with pytest.raises(ValueError, match=r"Adds set row\['mine'\] to 'much', which is not a num"):
+        make_trainer(one_replica, tmp_path, Adds("much")).run()
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loops.losses import LOSSES, binary_cross_entropy, cross_entropy, focal, soft_targets
+from loops.losses import (
+    LOSSES,
+    binary_cross_entropy,
+    cross_entropy,
+    focal,
+    losses_per_example,
+    soft_targets,
+)
 from tests.loops.helpers import log_softmax, softmax
 
 # Probabilities 0.7, 0.2, 0.1 and 0.1, 0.3, 0.6.
@@ -109,3 +116,14 @@ def test_every_loss_is_least_at_its_target(name):
     assert np.all(bad > unsure)
     assert np.all(unsure > good)
     assert np.all(good > 0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [(lambda t, x: tf.reduce_mean(t * x), r"\(\)"), (lambda t, x: t * x, r"\(2, 3\)")],
+    ids=["scalar", "by class"],
+)
+def test_a_loss_of_another_rank_is_named(monkeypatch, loss, shape):
+    monkeypatch.setitem(LOSSES, "mine", loss)
+    with pytest.raises(ValueError, match=rf"loss mine must return .*, \[n\], not {shape}"):
+        losses_per_example("mine", soft_targets(LABELS, 3), LOGITS)

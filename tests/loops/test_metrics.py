@@ -123,3 +123,29 @@ def test_a_metric_is_an_entry_in_the_table(monkeypatch):
     assert found == pytest.approx(expected, rel=1e-5)
     assert figures()["margin"] == ("margin", ".2f")
     assert list(figures()) == ["loss", *METRICS]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (Metric(lambda labels, logits: tf.reduce_mean(logits), "m"), r"\[n\], not \(\)"),
+        (Metric(lambda labels, logits: logits, "m"), r"\[n\], not \(2, 3\)"),
+        (Metric(lambda labels, logits: logits[:1, 0], "m"), r"\[n\], not \(1,\)"),
+        (Metric(lambda labels, logits: logits, "m", size=4, summary=np.sum), r"\[n, 4\], not"),
+    ],
+)
+def test_a_metric_of_another_shape_is_named(monkeypatch, metric, message):
+    monkeypatch.setitem(METRICS, "mine", metric)
+    with pytest.raises(ValueError, match=f"metric mine must return a value per example, {message}"):
+        values_per_example(tf.constant([0, 1]), LOGITS)
+
+
+def test_values_may_be_of_any_number_type(monkeypatch):
+    monkeypatch.setitem(METRICS, "mine", Metric(lambda labels, logits: labels > 0, "m"))
+    found = values_per_example(tf.constant([0, 1]), LOGITS)["mine"]
+    np.testing.assert_array_equal(found, np.array([[0], [1]], np.float32))
+
+
+def test_a_metric_of_several_values_needs_a_summary():
+    with pytest.raises(ValueError, match="size 10 needs a summary"):
+        Metric(lambda labels, logits: logits, "m", size=10)

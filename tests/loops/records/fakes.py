@@ -16,6 +16,7 @@ class Number:
 class State:
     def __init__(self, best_step=-1):
         self.progress = {"best_step": Number(best_step)}
+        self.window = {"steps": Number(0)}
 
 
 class FakePlan:
