@@ -229,8 +229,9 @@ def test_follow_scores_a_running_training(tmp_path, capsys):
     )  # fmt: skip
     assert training.wait()[::2] == (0, "")
     last = rows(run_dir, "val")[-1]
-    (line,) = capsys.readouterr().out.splitlines()[-1:]
+    line, end = capsys.readouterr().out.splitlines()[-2:]
     assert line.startswith(f"epoch {last['epoch']:.4g}  step {last['step']}  val  loss ")
+    assert end == f"{run_dir} is finished; all of its checkpoints have been scored"
     assert read(tmp_path / "scores")["top_1_accuracy"] == last["top_1_accuracy"]
 
 

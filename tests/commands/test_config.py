@@ -281,11 +281,11 @@ def test_what_does_not_name_the_run_may_change():
 def test_derived_settings_are_those_without_a_default_that_a_run_needs():
     derived = {name for name, field in FIELDS.items() if field.metadata["derived"]}
     assert derived == {
-        "stem", "batch_norm_momentum", "image_size", "augment", "label_smoothing",
-        "learning_rate", "weight_decay", "warmup_epochs",
+        "stem", "batch_norm_momentum", "augment", "label_smoothing", "learning_rate",
+        "weight_decay", "warmup_epochs",
     }  # fmt: skip
     optional = {name for name, field in FIELDS.items() if field.default is None}
-    assert optional == derived | {"init_from", "data_dir"}
+    assert optional == derived | {"image_size", "init_from", "data_dir"}
 
 
 def test_msgspec_names_the_place_of_an_error_as_it_is_read_here():
