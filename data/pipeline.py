@@ -25,6 +25,7 @@ from data.source import DataError, Source, UndecodableError, on_host
 
 _SHUFFLE_KEY = 1729  # Any number but 0, which makes a weak key.
 _SHUFFLE_ROUNDS = 24
+_PREFETCHED = 2  # Batches.
 
 
 def example_numbers(
@@ -96,7 +97,19 @@ def _deal(dataset: tf.data.Dataset, rows: np.ndarray) -> tf.data.Dataset:
     places = np.argsort(np.argsort(rows.reshape(-1))).reshape(rows.shape)
     if len(places) > 1:
         dataset = dataset.map(lambda *batch: tuple(tf.gather(x, places) for x in batch)).unbatch()
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.prefetch(_PREFETCHED * len(places)).with_options(_without_tuning())
+
+
+def _without_tuning() -> tf.data.Options:
+    """Switches off the thread that tunes a pipeline while it runs.
+
+    An iterator that is deleted can wait for that thread for up to a minute: the thread checks for
+    its cancellation just after it is woken, and that may be too early. Without it,
+    `num_parallel_calls=tf.data.AUTOTUNE` means the number of CPU cores, at most 16.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 class TrainPipeline:
