@@ -14,7 +14,7 @@ import tensorflow as tf
 from data.convert import convert
 from data.decode import PNG, decode
 from data.headers import Header, read_header
-from data.source import DataError, UndecodableError, on_host
+from data.source import DataError, UndecodableError, on_host, without_tuning
 
 _THREADS = 16  # To read a header is mostly to wait for the file system.
 
@@ -83,7 +83,8 @@ class FileSource:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        numbers = [number for number, _ in tried.ignore_errors().as_numpy_iterator()]
+        tried = tried.ignore_errors().with_options(without_tuning())
+        numbers = [number for number, _ in tried.as_numpy_iterator()]
         return np.array(numbers, np.int64)
 
     def fingerprint(self) -> int:

@@ -21,7 +21,7 @@ import tensorflow as tf
 from data.augment import format_augment, stream_name
 from data.augmentation import Augmentation, Draws
 from data.dataset import normalize
-from data.source import DataError, Source, UndecodableError, on_host
+from data.source import DataError, Source, UndecodableError, on_host, without_tuning
 
 _SHUFFLE_KEY = 1729  # Any number but 0, which makes a weak key.
 _SHUFFLE_ROUNDS = 24
@@ -97,19 +97,7 @@ def _deal(dataset: tf.data.Dataset, rows: np.ndarray) -> tf.data.Dataset:
     places = np.argsort(np.argsort(rows.reshape(-1))).reshape(rows.shape)
     if len(places) > 1:
         dataset = dataset.map(lambda *batch: tuple(tf.gather(x, places) for x in batch)).unbatch()
-    return dataset.prefetch(_PREFETCHED * len(places)).with_options(_without_tuning())
-
-
-def _without_tuning() -> tf.data.Options:
-    """Switches off the thread that tunes a pipeline while it runs.
-
-    An iterator that is deleted can wait for that thread for up to a minute: the thread checks for
-    its cancellation just after it is woken, and that may be too early. Without it,
-    `num_parallel_calls=tf.data.AUTOTUNE` means the number of CPU cores, at most 16.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
+    return dataset.prefetch(_PREFETCHED * len(places)).with_options(without_tuning())
 
 
 class TrainPipeline:

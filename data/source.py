@@ -174,3 +174,15 @@ class Resized:
             images = self.source.fetch(numbers)
             resized = tf.image.resize(images, self.image_shape[:2], antialias=True)
             return tf.cast(tf.round(resized), tf.uint8)
+
+
+def without_tuning() -> tf.data.Options:
+    """Options of a pipeline without the thread that tunes it while it runs.
+
+    An iterator that is deleted can wait for that thread for up to a minute: the thread checks for
+    its cancellation just after it is woken, and that may be too early. Without it,
+    `num_parallel_calls=tf.data.AUTOTUNE` means the number of CPU cores, at most 16.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options

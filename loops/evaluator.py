@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from loops.inputs import EvalInput
+from loops.inputs import EvalInput, iterate
 from loops.losses import losses_per_example, soft_targets
 from loops.metrics import summarize, top_k_correct, values_per_example
 
@@ -64,7 +64,7 @@ class Evaluator:
             Exception: whatever `split.find_fault` gives, where a batch cannot be made.
         """
         dataset = split.batches()
-        batches = iter(self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        batches = iterate(self._strategy, dataset)
         sums, number = None, 0
         while True:
             try:

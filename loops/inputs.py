@@ -36,3 +36,18 @@ class EvalInput(Protocol):
 
     def find_fault(self, batch: int) -> Exception | None:
         """The reason why a batch cannot be made, or None."""
+
+
+def iterate(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+    """Iterates over the batches of all replicas.
+
+    Args:
+        strategy: the replicas.
+        dataset: one element for each replica of this machine in turn.
+    """
+    devices = strategy.extended.worker_devices
+    if len(devices) == 1 and "CPU" in devices[0]:
+        # Nothing to copy. TensorFlow would add a second pipeline for the device, which can only be
+        # deleted after waiting for a thread of it, at worst for a minute.
+        return iter(dataset)
+    return iter(strategy.distribute_datasets_from_function(lambda _: dataset))

@@ -20,7 +20,7 @@ from loops.distributed.workers import Workers, lost_worker
 from loops.errors import NonFiniteError
 from loops.evaluator import Evaluator, Scores
 from loops.hook import Hook
-from loops.inputs import EvalInput, TrainInput
+from loops.inputs import EvalInput, TrainInput, iterate
 from loops.interrupt import Interrupted, StopRequest
 from loops.recorder import Recorder
 from loops.records.checkpoints import Checkpoints
@@ -167,7 +167,7 @@ class Trainer:
         left_out = int(self.state.guard["batches_left_out"].numpy())
         dataset = self._batches.batches(step + left_out, total + left_out)
         strategy = self._step.strategy
-        iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
+        iterator = iterate(strategy, dataset)
         last_save = time.monotonic()
         while step < total:
             steps, save_is_due = self._agree(last_save)

@@ -193,6 +193,7 @@ def until(process, found):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(tmp_path, capsys):
     """Stopped inside an epoch, on a terminal; the end is that of the run that was not stopped."""
     args = (*TINY, "--epochs=3", "--log_steps=4", "--batch_size=32")

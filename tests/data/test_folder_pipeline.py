@@ -48,6 +48,13 @@ def operations(dataset):
     return {node.op for node in nodes}
 
 
+def test_no_thread_tunes_a_pipeline(tmp_path):
+    """Deleting an iterator could wait for it, up to a minute."""
+    dataset = data.load("folder", data_dir=write_tree(tmp_path), image_size=8)
+    for batches in (train(dataset).batches(0, 3), evaluation(dataset).batches()):
+        assert batches.options().autotune.enabled is False
+
+
 def test_the_graphs_have_no_operation_that_calls_python(tmp_path):
     dataset = data.load("folder", data_dir=write_tree(tmp_path), image_size=8)
     shard = data.InputShard(replicas=2, here=2)

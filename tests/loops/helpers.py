@@ -6,6 +6,7 @@ import resource
 import numpy as np
 import tensorflow as tf
 
+from loops.inputs import iterate
 from loops.optimizer import make_optimizer
 from loops.schedule import LearningRate
 from loops.state import TrainState
@@ -121,7 +122,7 @@ def take_steps(strategy, state, batches, step=None, **settings):
     )
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     dataset = dataset.batch(size // replicas, drop_remainder=True)
-    iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
+    iterator = iterate(strategy, dataset)
     step.run(iterator, tf.constant(len(batches)))
     return step
 

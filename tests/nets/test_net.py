@@ -113,6 +113,7 @@ def small_net(policy):
     return logits, net.count_params(), trace(net, (8, 8, 3)).fingerprint
 
 
+@pytest.mark.slow
 def test_keras_settings_in_the_home_directory_change_nothing(tmp_path):
     """Another process, with other settings and another hash seed, has the same nets."""
     settings = {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.5}

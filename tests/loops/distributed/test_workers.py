@@ -51,6 +51,7 @@ def test_a_single_worker_agrees_with_itself(strategy):
     assert workers.barrier()
 
 
+@pytest.mark.slow
 def test_two_workers():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
