@@ -41,6 +41,8 @@ def check(config: Config, workers: int = 1) -> None:
     if config.augment is not None:
         data.parse_augment(config.augment)
     _check_batch_size(config, workers)
+    if config.schedule == "step" and not config.step_epochs:
+        raise ConfigError("--schedule=step needs --step_epochs, such as --step_epochs=15,25")
     if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
         raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
     if config.jit and config.deterministic:

@@ -386,13 +386,14 @@ def convert(values: Mapping[str, Any], cls: type[Options], where: str = "") -> O
         ConfigError: a name is unknown, or a value is not what its field's type accepts.
     """
     prefix = f"{where}: " if where else ""
+    values = {name: os.fspath(x) if isinstance(x, os.PathLike) else x for name, x in values.items()}
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name, value in values.items():
         if name not in fields:
             raise ConfigError(f"{prefix}there is no setting {name!r}")
         _check_text(name, value, is_path=fields[name].metadata["path"], prefix=prefix)
     try:
-        return msgspec.convert(dict(values), cls)
+        return msgspec.convert(values, cls)
     except msgspec.ValidationError as error:
         # The message ends with the place, such as "at `$.step_epochs[0]`".
         name = str(error).rpartition("`$.")[2].rstrip("`").partition("[")[0]

@@ -19,6 +19,7 @@ from loops.records import run as run_files
 from loops.records.metrics_log import MetricsLog
 from loops.records.tensorboard import TensorBoard
 from loops.records.terminal import Terminal
+from loops.schedule import Plan
 
 
 def evaluate(options: EvaluateOptions) -> dict | None:
@@ -37,6 +38,7 @@ def evaluate(options: EvaluateOptions) -> dict | None:
         raise ConfigError("--follow scores each new checkpoint; leave out --checkpoint")
     run = Run.open(options.run_dir)
     report = _report_path(options.json)
+    checkpoint = None if options.follow else run.checkpoint(options.checkpoint)
     strategy, note = make_strategy(options.num_gpus, options.device)
     terminal = Terminal()
     if note:
@@ -45,13 +47,14 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     report_skipped(skipped, terminal)
     with strategy.scope():
         net = build.build_net(run.config, run.data)
-    if not options.allow_changes:
-        run.check_operations(net)
+    fingerprint = run.fingerprint(net)
     split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
     evaluator = Evaluator(strategy, net, run.config.loss)
 
     def score(checkpoint: str) -> dict:
         step = run.restore(net, checkpoint)
+        if not options.allow_changes:
+            run.check_operations(fingerprint, step)
         scores = evaluator.scores(split).as_dict(run.data.class_names)
         result = {"split": options.split, **scores, "checkpoint": checkpoint, "step": step}
         if report is not None:
@@ -61,7 +64,7 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     if options.follow:
         _follow(run, options.split, score, terminal)
         return None
-    result = score(run.checkpoint(options.checkpoint))
+    result = score(checkpoint)
     terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
     per_class = {data.printable(name): x for name, x in result["per_class"].items()}
     width = max(map(len, per_class))
@@ -119,7 +122,7 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
     The rows go to `follow/<split>/metrics.jsonl` and to TensorBoard. Checkpoints that are in it
     already are not scored again.
     """
-    plan, _ = build.make_plan(run.config, run.data.examples["train"])
+    plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
     directory = run.path / "follow"
     # One file per split, since two splits can be followed at the same time.
     (directory / split).mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,10 @@ class Run:
         Raises:
             RunError, ConfigError: the directory is not a run's, or its configuration is damaged.
         """
-        path = pathlib.Path(path).expanduser().absolute()
+        try:
+            path = pathlib.Path(path).expanduser().absolute()
+        except FileNotFoundError as error:
+            raise RunError("the working directory does not exist; change to another") from error
         saved = read_config(path)
         try:
             build.check_net(saved.settings, saved.workers)
@@ -104,20 +107,25 @@ class Run:
             RunError: the net has changed, there is no such checkpoint, or it does not hold exactly
                 the net's variables.
         """
+        path = self.checkpoint(checkpoint)
         net = build.build_net(self.config, self.data)
+        step = self.restore(net, path)
         if not allow_changes:
-            self.check_operations(net)
-        self.restore(net, self.checkpoint(checkpoint))
+            self.check_operations(self.fingerprint(net), step)
         return net
 
-    def check_operations(self, net) -> None:
-        """Raises RunError unless a built net has the operations that the run was trained with."""
-        found = trace(net, self.data.image_shape).fingerprint
-        if self.saved.code and found != self.saved.code[-1].net:
+    def fingerprint(self, net) -> str:
+        """The fingerprint of a built net's operations, as in `config.json`."""
+        return trace(net, self.data.image_shape).fingerprint
+
+    def check_operations(self, fingerprint: str, step: int) -> None:
+        """Raises RunError unless the net that was trained up to a step had this fingerprint."""
+        trained = [code.net for code in self.saved.code if code.from_step < max(step, 1)]
+        if trained and fingerprint != trained[-1]:
             raise RunError(
                 f"the operations of {self.config.net} have changed since {self.path} was trained "
-                f"(fingerprint {found}, was {self.saved.code[-1].net}). Undo the change, or allow "
-                "it with --allow_changes"
+                f"to step {step:,} (fingerprint {fingerprint}, was {trained[-1]}). Undo the "
+                "change, or allow it with --allow_changes (in Python, allow_changes=True)"
             )
 
     def restore(self, net, path: str) -> int:

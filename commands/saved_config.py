@@ -108,7 +108,7 @@ def read_config(run_dir: pathlib.Path) -> SavedConfig:
     except ValueError as error:
         raise ConfigError(f"{path}: {error}; correct the file, or use another run") from error
     size, shape = config.image_size, saved.data.image_shape
-    if size is not None and shape[:2] != (size, size):
+    if size != (shape[0] if shape[0] == shape[1] else None):
         raise ConfigError(f"{path}: --image_size={size}, but data.image_shape is {shape}")
     return saved
 

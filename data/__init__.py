@@ -11,6 +11,8 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from data.augment import AUGMENTATIONS, Augmentation, format_augment, parse_augment
 from data.cifar import cifar10, cifar100
 from data.dataset import Dataset, split_by_class
@@ -102,6 +104,7 @@ def load(
     except OSError as error:
         where = f" from {directory}" if directory else ""
         raise DataError(f"{name} cannot be read{where}: {error}") from error
+    _check(dataset)
     splits = dict(dataset.splits)
     if image_size is not None and dataset.image_shape[:2] != (image_size, image_size):
         splits = {split: Resized(source, (image_size,) * 2) for split, source in splits.items()}
@@ -111,7 +114,6 @@ def load(
             Subset(splits["train"], train),
             Subset(splits["train"], val),
         )
-    _check(dataset)
     for split, source in splits.items():
         if not len(source.labels):
             what = "--val_fraction=0 or " if split == "val" else ""
@@ -127,11 +129,20 @@ def _check(dataset: Dataset) -> None:
     if missing:
         raise DataError(f"{dataset.name} has no split {', '.join(sorted(missing))}")
     channels, classes = dataset.image_shape[-1], len(dataset.class_names)
-    if not len(dataset.mean) == len(dataset.std) == channels:
+    if not np.shape(dataset.mean) == np.shape(dataset.std) == (channels,):
         raise DataError(f"{dataset.name}: mean and std need {channels} number(s), one per channel")
+    if not min(dataset.std) > 0:
+        raise DataError(f"{dataset.name}: std must be positive, not {dataset.std}")
     if classes < 2:
-        raise DataError(f"{dataset.name} has {classes} class; at least two are needed")
+        raise DataError(f"{dataset.name} has {classes} class(es); at least two are needed")
+    if len(set(dataset.class_names)) < classes:
+        raise DataError(f"{dataset.name}: two classes have the same name")
     for split, source in dataset.splits.items():
+        if source.image_shape != dataset.image_shape:
+            raise DataError(
+                f"{dataset.name}: images of {split} have shape {source.image_shape}, and those of "
+                f"train {dataset.image_shape}"
+            )
         labels = source.labels
         if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
             raise DataError(

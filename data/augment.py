@@ -236,8 +236,13 @@ def parse_augment(text: str) -> tuple[Augmentation, ...]:
     """
     if text.strip() == "none":
         return ()
+    parts = [part.strip() for part in text.split(",")]
+    if "none" in parts:
+        raise DataError(f"--augment={text}: none must stand alone")
+    if "" in parts:
+        raise DataError(f"--augment={text}: a name is missing beside a comma")
     chain = []
-    for part in text.split(","):
+    for part in parts:
         options = tuple(_parse_one(option.strip()) for option in part.split("|"))
         chain.append(options[0] if len(options) == 1 else OneOf(options))
     return tuple(chain)

@@ -34,7 +34,7 @@ class Hook:
     def on_log(self, trainer, row: dict) -> None:
         """A row of training metrics, averaged over the steps since the last one.
 
-        A hook may add figures to `row`, which must be numbers; later hooks see them. `row` has
+        A hook may add numbers to `row`; later hooks see them. `row` has
         `split` ("train"), `step`, `epoch`, `loss`, every metric, `learning_rate`,
         `gradient_norm` and, if there were any, `skipped_updates`.
         """

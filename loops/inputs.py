@@ -48,6 +48,6 @@ def iterate(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
     devices = strategy.extended.worker_devices
     if len(devices) == 1 and "CPU" in devices[0]:
         # Nothing to copy. TensorFlow would add a second pipeline for the device, which can only be
-        # deleted after waiting for a thread of it, at worst for a minute.
+        # deleted after waiting for one of its threads, for up to a minute.
         return iter(dataset)
     return iter(strategy.distribute_datasets_from_function(lambda _: dataset))

@@ -82,6 +82,6 @@ def losses_per_example(name: str, targets: tf.Tensor, logits: tf.Tensor) -> tf.T
         ValueError: the function of that name returns another shape.
     """
     losses = LOSSES[name](targets, logits)
-    if losses.shape.rank != 1:
+    if losses.shape.rank != 1 or not losses.shape.is_compatible_with(targets.shape[:1]):
         raise ValueError(f"loss {name} must return a value per example, [n], not {losses.shape}")
     return losses

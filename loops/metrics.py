@@ -135,7 +135,7 @@ def _columns(name: str, metric: Metric, labels: tf.Tensor, logits: tf.Tensor) ->
         ValueError: they are of another shape.
     """
     values = tf.cast(metric.values(labels, logits), tf.float32)
-    shape = values.shape.with_rank_at_least(0)
+    shape = values.shape
     columns = values[:, None] if shape.rank == 1 else values
     if columns.shape.rank != 2 or not columns.shape.is_compatible_with(
         (labels.shape[0], metric.size)

@@ -94,6 +94,8 @@ def _make_numbers(row: dict, hook: Hook) -> None:
         if name == "split" or type(value) in (int, float):
             continue
         try:
+            if isinstance(value, str):
+                raise TypeError
             row[name] = float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that the other process has something to do meanwhile."""
+    """The longest file first, so that the other processes have something to do meanwhile."""
     items.sort(key=lambda item: item.path.name != "test_trust.py")
 
 

@@ -28,8 +28,21 @@ def make_strategy(
         The strategy, and a note for the user if CPU devices take the place of several GPUs.
 
     Raises:
-        RunError: fewer than `num_gpus` GPUs are visible, or the workers cannot be connected.
+        RunError: fewer than `num_gpus` GPUs are visible, the workers cannot be connected, or
+            TensorFlow has already started with other devices.
     """
+    try:
+        return _make_strategy(num_gpus, device, cluster)
+    except RunError:
+        raise
+    except RuntimeError as error:  # As in a notebook that has used TensorFlow before.
+        raise RunError(
+            f"--num_gpus={num_gpus} --device={device} cannot be set up, since TensorFlow has "
+            "already started; use a new process, or restart the kernel"
+        ) from error
+
+
+def _make_strategy(num_gpus, device, cluster) -> tuple[tf.distribute.Strategy, str | None]:
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
@@ -60,15 +73,9 @@ def make_strategy(
         return _strategy(["CPU:0"]), None
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_gpus:
-        try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
-            )
-        except RuntimeError as error:
-            raise RunError(
-                f"--num_gpus={num_gpus} needs logical CPU devices, and TensorFlow has already "
-                "started; use it in a new process or after restarting the kernel"
-            ) from error
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
+        )
     cause = "no GPU is visible" if device == "auto" else "--device=cpu"
     note = f"{cause}: {num_gpus} replicas run on logical CPU devices"
     return _strategy([f"CPU:{i}" for i in range(num_gpus)]), note

@@ -484,3 +484,45 @@ def test_a_handle_holds_in_another_working_directory(finished, monkeypatch, tmp_
     run = Run.open(finished.name)
     monkeypatch.chdir(tmp_path)
     assert run.result == read(finished / "result.json")
+
+
+def test_the_code_that_a_checkpoint_was_trained_with_counts(finished, tmp_path):
+    """After a change that was allowed at step 6, the states up to step 6 are of the old net."""
+    shutil.copytree(finished, tmp_path / "run")
+    config = read(finished / "config.json")
+    (code,) = config["code"]
+    config["code"] = [code, {**code, "from_step": 6, "net": "another"}]
+    (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
+    run = Run.open(tmp_path / "run")
+    run.check_operations(code["net"], 6)
+    run.check_operations("another", 7)
+    run.check_operations(code["net"], 0)
+    for fingerprint, step in ((code["net"], 7), ("another", 6), ("another", 0)):
+        with pytest.raises(RunError, match="have changed since"):
+            run.check_operations(fingerprint, step)
+
+
+def test_square_images_need_their_size(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    config = read(finished / "config.json")
+    config["settings"]["image_size"] = None
+    (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
+    error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}")
+    assert "--image_size=None, but data.image_shape is (8, 8, 1)" in error
+
+
+def test_options_of_a_notebook(finished, capsys):
+    """Paths are accepted as `pathlib` makes them, and values are checked."""
+    options = configuration.EvaluateOptions(run_dir=finished, device="cpu")
+    assert evaluation.evaluate(options)["examples"] == 359
+    capsys.readouterr()
+    with pytest.raises(configuration.ConfigError, match="--num_gpus=0: expected"):
+        evaluation.evaluate(configuration.EvaluateOptions(run_dir=finished, num_gpus=0))
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(RunError, match="the working directory does not exist"):
+        Run.open("run")

@@ -156,6 +156,9 @@ def inconsistent(monkeypatch, **changes):
         ({"class_names": ["0"]}, "has 1 class; at least two are needed"),
         ({"mean": (0.1, 0.2, 0.3)}, "mean and std need 1 number"),
         ({"std": ()}, "mean and std need 1 number"),
+        ({"mean": 0.5}, "mean and std need 1 number"),
+        ({"std": (0.0,)}, "std must be positive"),
+        ({"class_names": ["0"] * 10}, "two classes have the same name"),
     ],
 )
 def test_an_inconsistent_dataset_is_refused(monkeypatch, changes, message):
@@ -163,6 +166,15 @@ def test_an_inconsistent_dataset_is_refused(monkeypatch, changes, message):
     refused(message, data.load, "mine")
 
 
-def test_a_dataset_without_a_test_split_is_refused(monkeypatch):
-    inconsistent(monkeypatch, splits={"train": data.load("digits").splits["train"]})
-    refused("digits has no split test", data.load, "mine")
+def test_a_dataset_without_a_split_is_refused(monkeypatch):
+    splits = data.load("digits").splits
+    for missing, other in (("test", "train"), ("train", "test")):
+        inconsistent(monkeypatch, splits={other: splits[other]})
+        refused(f"digits has no split {missing}", data.load, "mine", val_fraction=0.1)
+
+
+def test_splits_of_other_sizes_are_refused(monkeypatch):
+    splits = data.load("digits").splits
+    inconsistent(monkeypatch, splits={**splits, "test": data.Resized(splits["test"], (12, 12))})
+    refused(r"images of test have shape \(12, 12, 1\), and those of train \(8, 8, 1\)",
+            data.load, "mine")  # fmt: skip

@@ -220,6 +220,6 @@ def test_what_a_hook_adds_becomes_a_number(one_replica, tmp_path, value):
 
 
 def test_what_a_hook_adds_must_be_a_number(one_replica, tmp_path):
-    with pytest.raises(ValueError, match=r"Adds set row\['mine'\] to 'much', which is not a num"):
-        make_trainer(one_replica, tmp_path, Adds("much")).run()
+    with pytest.raises(ValueError, match=r"Adds set row\['mine'\] to '1.5', which is not a num"):
+        make_trainer(one_replica, tmp_path, Adds("1.5")).run()
     assert not (tmp_path / "metrics.jsonl").exists()

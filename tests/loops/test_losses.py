@@ -120,8 +120,12 @@ def test_every_loss_is_least_at_its_target(name):
 
 @pytest.mark.parametrize(
     ("loss", "shape"),
-    [(lambda t, x: tf.reduce_mean(t * x), r"\(\)"), (lambda t, x: t * x, r"\(2, 3\)")],
-    ids=["scalar", "by class"],
+    [
+        (lambda t, x: tf.reduce_mean(t * x), r"\(\)"),
+        (lambda t, x: t * x, r"\(2, 3\)"),
+        (lambda t, x: tf.reduce_mean(t * x)[None], r"\(1,\)"),
+    ],
+    ids=["scalar", "by class", "of one example"],
 )
 def test_a_loss_of_another_rank_is_named(monkeypatch, loss, shape):
     monkeypatch.setitem(LOSSES, "mine", loss)
