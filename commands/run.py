@@ -14,7 +14,7 @@ import pathlib
 from commands import build
 from commands.config import Config, ConfigError
 from commands.saved_config import DataInfo, SavedConfig, read_config, read_result
-from data import DataError, Dataset
+from data import DATASETS, DataError, Dataset
 from loops.errors import RunError
 from loops.metrics import METRICS
 from loops.records import checkpoint_files
@@ -144,10 +144,13 @@ class Run:
             split: the only split that must be the same as in training. Default: all must be.
 
         Raises:
+            ConfigError: there is no dataset of that name.
             DataError: it cannot be read.
             RunError: it is not the data that the run was trained with.
         """
         config = dataclasses.replace(self.config, data_dir=data_dir or self.config.data_dir)
+        if config.dataset not in DATASETS:
+            raise ConfigError(f"{self.path / 'config.json'}: unknown dataset {config.dataset!r}")
         dataset = build.load_data(config)
         for name in [split] if split else self.data.fingerprints:
             source = dataset.splits.get(name)

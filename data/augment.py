@@ -240,7 +240,7 @@ def parse_augment(text: str) -> tuple[Augmentation, ...]:
     if "none" in parts:
         raise DataError(f"--augment={text}: none must stand alone")
     if "" in parts:
-        raise DataError(f"--augment={text}: a name is missing beside a comma")
+        raise DataError(f"--augment={text}: a name is missing; write none for no augmentation")
     chain = []
     for part in parts:
         options = tuple(_parse_one(option.strip()) for option in part.split("|"))

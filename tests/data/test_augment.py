@@ -192,8 +192,8 @@ def test_equal_chains_have_one_text():
         ("flip:1", "--augment=flip:1: write flip"),
         ("blur", "--augment=blur: no augmentation is called 'blur'; use crop, flip, cutout, mixup, "
          "cutmix, none"),
-        ("", "--augment=: no augmentation is called ''"),
-        ("flip,none", "--augment=none: no augmentation is called 'none'"),
+        ("", "--augment=: a name is missing; write none"),
+        ("flip,none", "--augment=flip,none: none must stand alone"),
     ],
 )  # fmt: skip
 def test_texts_that_are_wrong(text, message):
