@@ -134,9 +134,8 @@ def _check(dataset: Dataset) -> None:
     if not min(dataset.std) > 0:
         raise DataError(f"{dataset.name}: std must be positive, not {dataset.std}")
     if classes < 2:
-        raise DataError(
-            f"{dataset.name} has {classes} class{'' if classes == 1 else 'es'}; at least two are needed"
-        )
+        count = "1 class" if classes == 1 else f"{classes} classes"
+        raise DataError(f"{dataset.name} has {count}; at least two are needed")
     if len(set(dataset.class_names)) < classes:
         raise DataError(f"{dataset.name}: two classes have the same name")
     for split, source in dataset.splits.items():

@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import time
 
@@ -154,7 +155,7 @@ def test_a_command_that_does_not_fit_the_run_is_refused(tiny, capsys):
 def test_a_run_on_other_data_is_refused(tiny, tmp_path, capsys):
     """As if the digits had changed since."""
     config = read(tiny / "config.json")
-    (tmp_path / "run").mkdir()
+    shutil.copytree(tiny / "best", tmp_path / "run" / "best")
     config["data"]["fingerprints"]["test"] = "00000000"
     (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
     args = (*TINY, "--epochs=2", f"--run_dir={tmp_path / 'run'}")
