@@ -6,7 +6,7 @@ The run directory holds the net and its settings. `python eval.py --help` lists 
 """
 
 from commands import command_line
-from commands.config import EvaluateOptions
+from commands.options import EvaluateOptions
 
 
 def main(options: EvaluateOptions) -> None:

@@ -6,7 +6,7 @@ Rerunning the command resumes the run. `python train.py --help` lists the flags.
 """
 
 from commands import command_line
-from commands.config import TrainOptions
+from commands.options import TrainOptions
 
 
 def main(options: TrainOptions) -> None:

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 import data
 import nets
-from commands.config import Config, ConfigError, convert
+from commands.config import Config
 from commands.saved_config import DataInfo
+from commands.setting import ConfigError, convert
 from loops.distributed.workers import Workers
 from loops.hooks import make_hooks
 from loops.losses import LOSSES

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from absl import app, logging
 
 from commands import flags
-from commands.config import ConfigError, Options
+from commands.setting import ConfigError, Options
 
 EXIT_BAD_INPUT = 2
 # By the shells' convention, a process that a signal ended has exit code 128 + signal number.

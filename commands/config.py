@@ -1,66 +1,30 @@
-"""The typed configuration. Every setting is declared once, here.
+"""The settings of a run. Every setting is declared once, here (see `commands/setting.py`).
 
-A field's type holds its bounds, its default is the flag's, and `setting` adds the help text and the
-part the setting plays in a run's name and on resume. Flags, `--help`, the check of `config.json`,
-the name of a run, the comparison on resume and TensorBoard's text are all derived from it.
+The options of each command, which are not saved with a run, are in `commands/options.py`.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
-import reprlib
-import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Literal
 
 import msgspec
 
-LARGEST = 10**9  # Bounds numbers that need no other bound, so that no computation overflows.
-_MAX_PIXELS = 4096
-_MAX_EPOCHS = 1e6
-
-Text = Annotated[str, msgspec.Meta(min_length=1)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
-Pixels = Annotated[int, msgspec.Meta(ge=1, le=_MAX_PIXELS)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
-Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-Epochs = Annotated[float, msgspec.Meta(gt=0, le=_MAX_EPOCHS)]
-
-
-class ConfigError(ValueError):
-    """A setting is wrong. The message, of one line, names it and says what is accepted."""
-
-
-def setting(
-    default,
-    help: str,
-    *,
-    names_run: bool = True,
-    may_change: bool = False,
-    derived: bool = False,
-    path: bool = False,
-) -> Any:
-    """Declares a field of a configuration.
-
-    Args:
-        default: value if the flag is not given.
-        help: for `--help`: what it is, with its unit.
-        names_run: whether a value other than the default is part of a default run directory's name.
-        may_change: whether a resumed run may have another value.
-        derived: whether None means that the value depends on the net, the data or other settings;
-            a saved run always has a value.
-        path: whether it is the path of a file or directory.
-    """
-    metadata = {
-        "help": help,
-        "names_run": names_run,
-        "may_change": may_change,
-        "derived": derived,
-        "path": path,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+from commands.setting import (
+    LARGEST,
+    MAX_EPOCHS,
+    Count,
+    Epochs,
+    NonNegative,
+    Pixels,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    convert,
+    setting,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +96,12 @@ class DataSettings:
         "Image files of a folder that cannot be decoded: error stops at the first one; skip "
         "decodes all files at the start, leaves out the bad ones and names them.",
     )
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = setting(
+    sampling: Literal["uniform", "balanced"] = setting(
+        "uniform",
+        "Examples of an epoch: uniform takes each once; balanced takes equally many of every "
+        "class, those of rare classes several times.",
+    )
+    seed: Seed = setting(
         0, "Seed of the initial weights, the order of the examples, augmentation and dropout."
     )
 
@@ -148,6 +117,11 @@ class LengthSettings:
     accumulation: Count = setting(
         1, "Microbatches per update. More of them need less memory; BatchNorm sees each alone."
     )
+    patience: Annotated[float, msgspec.Meta(ge=0, le=MAX_EPOCHS)] = setting(
+        0.0,
+        "Stop early if --best_metric has not improved on the validation split for this many "
+        "epochs; 0 never stops early. The learning rate follows its schedule for --epochs.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +132,11 @@ class OptimizationSettings:
         "cross_entropy",
         "Training loss, a name from the table in loops/losses.py: cross_entropy, "
         "binary_cross_entropy or focal.",
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        "none",
+        "Weights of the examples in the training loss: balanced weights a class by examples / "
+        "(classes * examples of the class), so that all classes count equally.",
     )
     label_smoothing: Share | None = setting(
         None, "Label smoothing. Default: 0; 0.1 for inception_v3.", derived=True
@@ -183,7 +162,7 @@ class OptimizationSettings:
         "step (times --step_factor after each of --step_epochs); cosine (to 0); one_cycle "
         "(linearly to 0).",
     )
-    warmup_epochs: Annotated[float, msgspec.Meta(ge=0, le=_MAX_EPOCHS)] | None = setting(
+    warmup_epochs: Annotated[float, msgspec.Meta(ge=0, le=MAX_EPOCHS)] | None = setting(
         None,
         "Epochs in which the learning rate rises linearly to its peak; the first of n updates uses "
         "1/n of it. Default: 1, but at most a fifth of the run.",
@@ -245,6 +224,20 @@ class RecordSettings:
         "Metric on the validation split by which the best checkpoint is chosen: loss or a name "
         "from the table in loops/metrics.py.",
     )
+    histogram_steps: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = setting(
+        0,
+        "Steps between histograms of the weights, gradients and activations of each stage, in "
+        "TensorBoard. Each takes about as long as two steps. 0 for none.",
+        names_run=False,
+        may_change=True,
+    )
+    picture_epochs: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = setting(
+        0,
+        "Epochs between pictures of the confusion matrix and the worst mistakes on the validation "
+        "split, in TensorBoard. Each takes about half a second. 0 for those at the end only.",
+        names_run=False,
+        may_change=True,
+    )
     save_minutes: Positive = setting(
         10.0,
         "Minutes between checkpoints within an epoch; the end of an epoch always saves.",
@@ -297,159 +290,6 @@ class Config(  # A dataclass has the fields of its last base first.
     NetSettings,
 ):
     """The settings of a run, as they are saved in its `config.json`."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(Config):
-    """The flags of train.py: the settings of a run, and options of the command."""
-
-    run_dir: Text | None = setting(
-        None,
-        "Directory of the run. Default: runs/ and a name derived from the configuration, so that "
-        "rerunning a command resumes its run.",
-        path=True,
-    )
-    allow_changes: bool = setting(
-        False,
-        "Resume although the net's operations or the versions of TensorFlow, Keras, NumPy or "
-        "Python differ from those the run was started with.",
-    )
-    cluster: Literal["auto", "none", "tf_config", "slurm"] = setting(
-        "auto",
-        "Where the machines that train together are listed: tf_config, in TF_CONFIG; slurm, in the "
-        "variables of srun. auto uses either if it is there; none trains alone.",
-    )
-    describe: bool = setting(
-        False,
-        "Print the net's stages with shapes, parameters and FLOPs, for --image_size (default 32) "
-        "and --num_classes (default 10), and exit.",
-    )
-    num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)] | None = setting(
-        None, "Number of classes for --describe. A run uses those of its dataset."
-    )
-
-    @property
-    def config(self) -> Config:
-        """The settings alone."""
-        return Config(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Config)})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """The flags of eval.py."""
-
-    run_dir: Text | None = setting(None, "Directory of the run to score. Required.", path=True)
-    checkpoint: Text | None = setting(
-        None,
-        "best, last, or the path of a checkpoint or of a directory of checkpoints. Default: best, "
-        "or last if the run has no validation split.",
-        path=True,
-    )
-    split: Literal["train", "val", "test"] = setting("test", "Split to score.")
-    dataset: Text | None = setting(
-        None, "Another dataset with the same classes. Default: the run's."
-    )
-    data_dir: Text | None = setting(
-        None,
-        "Directory of the dataset's files. Default: the run's; for another dataset "
-        "~/.keras/datasets.",
-        path=True,
-    )
-    json: Text | None = setting(None, "File to write the scores to, as JSON.", path=True)
-    follow: bool = setting(
-        False,
-        "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
-    )
-    allow_changes: bool = setting(
-        False, "Score although the net's operations have changed since training."
-    )
-    num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = setting(
-        1, "GPUs to use. Without a visible GPU, as many logical CPU devices take their place."
-    )
-    device: Literal["auto", "cpu", "gpu"] = setting(
-        "auto", "gpu requires GPUs, cpu ignores them, auto uses them if any are visible."
-    )
-
-
-Options = TypeVar("Options")
-
-
-def convert(values: Mapping[str, Any], cls: type[Options], where: str = "") -> Options:
-    """Checks values by name, and makes them a configuration.
-
-    Args:
-        values: from a command line or a file. A missing one has its default.
-        cls: the class of the configuration.
-        where: the file they are from, for messages.
-
-    Raises:
-        ConfigError: a name is unknown, or a value is not what its field's type accepts.
-    """
-    prefix = f"{where}: " if where else ""
-    values = {name: os.fspath(x) if isinstance(x, os.PathLike) else x for name, x in values.items()}
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for name, value in values.items():
-        if name not in fields:
-            raise ConfigError(f"{prefix}there is no setting {name!r}")
-        _check_text(name, value, is_path=fields[name].metadata["path"], prefix=prefix)
-    try:
-        return msgspec.convert(values, cls)
-    except msgspec.ValidationError as error:
-        # The message ends with the place, such as "at `$.step_epochs[0]`".
-        name = str(error).rpartition("`$.")[2].rstrip("`").partition("[")[0]
-        value = reprlib.repr(values[name])
-        raise ConfigError(f"{prefix}--{name}={value}: expected {accepted(fields[name])}") from error
-
-
-def kind_of(field: dataclasses.Field) -> Any:
-    """The type of a field, without None."""
-    is_union = get_origin(field.type) in (Union, types.UnionType)
-    return get_args(field.type)[0] if is_union else field.type
-
-
-_SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-
-
-def bounds(field: dataclasses.Field) -> list[str]:
-    """The bounds of a number, or of the numbers in a list, such as [">= 0", "< 1"]."""
-    kind = kind_of(field)
-    if get_origin(kind) is tuple:
-        kind = get_args(kind)[0]
-    found = [
-        (symbol, getattr(meta, name))
-        for meta in getattr(kind, "__metadata__", ())
-        for name, symbol in _SYMBOLS.items()
-    ]
-    return [f"{symbol} {bound:.0f}" for symbol, bound in found if bound is not None]
-
-
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text, not empty"}
-
-
-def accepted(field: dataclasses.Field) -> str:
-    """What a field accepts, such as "a number (> 0, <= 1000000)"."""
-    kind, limits = kind_of(field), bounds(field)
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) is tuple:
-        what = "a list of numbers" if limits else "a list of names"
-    else:
-        what = _NAMES[getattr(kind, "__origin__", kind)]
-    return f"{what} ({', '.join(limits)})" if limits else what
-
-
-def _check_text(name: str, value, *, is_path: bool, prefix: str) -> None:
-    for text in value if isinstance(value, list | tuple) else [value]:
-        if not isinstance(text, str):
-            continue
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = "\0"
-        if "\0" in text:
-            raise ConfigError(f"{prefix}--{name}: expected text in UTF-8 without NUL")
-        if is_path and os.path.expanduser(text).startswith("~"):
-            raise ConfigError(f"{prefix}--{name}={text}: there is no such home directory")
 
 
 def differences(saved: Config, requested: Config) -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import data
 from commands import build
-from commands.config import ConfigError, EvaluateOptions, convert
+from commands.options import EvaluateOptions
 from commands.run import Run
+from commands.setting import ConfigError, convert
 from commands.train import report_skipped
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers

@@ -12,14 +12,15 @@ import typing
 
 from absl import flags
 
-from commands.config import LARGEST, ConfigError, Options, accepted, bounds, convert, kind_of
+from commands.setting import LARGEST, ConfigError, Options, accepted, bounds, convert, kind_of
 
 _HELP = "--help lists the flags"
 
 
 def define(cls: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Defines a flag for each field of a configuration class, and returns their names."""
-    for field in dataclasses.fields(cls):
+    fields = [field for field in dataclasses.fields(cls) if not field.metadata["positional"]]
+    for field in fields:
         kind = kind_of(field)
         # Very large bounds are left out.
         limits = ", ".join(bound for bound in bounds(field) if bound != f"<= {LARGEST}")
@@ -32,8 +33,10 @@ def define(cls: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:
             flags.DEFINE_list(field.name, default, **arguments)
         else:
             kind = getattr(kind, "__origin__", kind)  # Of `Annotated[X, ...]`.
-            _DEFINE[kind](field.name, field.default, **arguments)
-    return [field.name for field in dataclasses.fields(cls)]
+            # absl's logging has a flag --verbosity of its own.
+            override = {"allow_override": True} if field.name in values else {}
+            _DEFINE[kind](field.name, field.default, **arguments, **override)
+    return [field.name for field in fields]
 
 
 _DEFINE = {
@@ -60,6 +63,7 @@ def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.
         values.register_key_flag_for_module(argv[0], values[name])
     if {"--flagfile=", "-flagfile="} & set(argv):  # absl would ignore it.
         raise ConfigError("--flagfile= names no file")
+    values.set_gnu_getopt()  # Flags may follow other arguments.
     warnings = io.StringIO()
     try:
         # absl prints a warning about a flag file that includes itself.
@@ -76,11 +80,14 @@ def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.
         raise ConfigError(f"unknown flag {max(argv, key=len)}; {_HELP}") from error
     if warnings.getvalue():
         raise ConfigError(f"{warnings.getvalue().strip()}; remove it from that file")
-    if len(rest) > 1:
-        raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
     found = {name: values[name].value for name in names}
+    positional = [field.name for field in dataclasses.fields(cls) if field.metadata["positional"]]
+    if positional:
+        found[positional[0]] = tuple(rest[1:])
+    elif len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
     for field in dataclasses.fields(cls):
-        if typing.get_origin(field.type) is tuple:
+        if typing.get_origin(field.type) is tuple and not field.metadata["positional"]:
             found[field.name] = _items(field, found[field.name])
     return convert(found, cls)
 

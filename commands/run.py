@@ -12,13 +12,15 @@ import os
 import pathlib
 
 from commands import build
-from commands.config import Config, ConfigError
+from commands.config import Config
 from commands.saved_config import DataInfo, SavedConfig, read_config, read_result
+from commands.setting import ConfigError
 from data import DATASETS, DataError, Dataset
 from loops.errors import RunError
 from loops.metrics import METRICS
 from loops.records import checkpoint_files
 from loops.records.metrics_log import read_rows
+from loops.records.predictions import Predictions, read_predictions
 from loops.records.run import METRICS as METRICS_FILE
 from nets.table import trace
 
@@ -72,6 +74,11 @@ class Run:
     def result(self) -> dict | None:
         """The scores on the test split; None if the run is not finished."""
         return read_result(self.path, tuple(METRICS))
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """The predictions on the test split; None if the run is not finished, or has none."""
+        return read_predictions(self.path)
 
     @property
     def checkpoints(self) -> dict[int, str]:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from commands.config import Config, ConfigError, Count, Text, convert
+from commands.config import Config
+from commands.setting import ConfigError, Count, Text, convert
 from loops.errors import RunError
 from loops.records.run import CONFIG, RESULT, read_json, write_json
 

@@ -11,11 +11,12 @@ import tensorflow as tf
 import data
 import nets
 from commands import build
-from commands.config import ConfigError, TrainOptions, convert
+from commands.options import TrainOptions
 from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_result, write_config
+from commands.setting import ConfigError, convert
 from loops.distributed.cluster import Cluster, find_cluster
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
@@ -27,6 +28,7 @@ from loops.optimizer import find_optimizer, make_optimizer
 from loops.records.checkpoint_files import saved_steps
 from loops.records.checkpoints import Checkpoints
 from loops.records.metrics_log import MetricsLog
+from loops.records.predictions import write_predictions
 from loops.records.run import RESULT, write_json
 from loops.records.tensorboard import TensorBoard
 from loops.records.terminal import Terminal
@@ -326,6 +328,7 @@ class _Job:
             "selected_on": "val" if outcome.is_best else None,
         }
         if self.workers.is_chief:
+            write_predictions(self.run_dir, outcome.scores.predictions)
             write_json(self.run_dir / RESULT, result)
         if not self.workers.barrier() and not (self.run_dir / RESULT).exists():
             raise RunError("the chief stopped before it wrote the result; start all workers again")

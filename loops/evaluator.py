@@ -10,6 +10,7 @@ import tensorflow as tf
 from loops.inputs import EvalInput, iterate
 from loops.losses import losses_per_example, soft_targets
 from loops.metrics import summarize, top_k_correct, values_per_example
+from loops.records.predictions import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Scores:
         examples: number of examples.
         figures: the loss (without label smoothing) and every metric, by name.
         class_accuracy: top-1 accuracy by class, float64 [classes]; NaN where there is no example.
+        predictions: for each example.
     """
 
     examples: int
     figures: dict[str, float]
     class_accuracy: np.ndarray
+    predictions: Predictions | None = None
 
     def as_dict(self, class_names: Sequence[str]) -> dict:
         """For JSON: the figures, `examples`, and `per_class`, the accuracy by class name."""
@@ -65,11 +68,11 @@ class Evaluator:
         """
         dataset = split.batches()
         batches = iterate(self._strategy, dataset)
-        sums, number = None, 0
+        sums, parts, number = None, [], 0
         while True:
             try:
                 batch = next(batches, None)
-                new = None if batch is None else self._sums(*batch)
+                new = None if batch is None else self._score(*batch)
             except tf.errors.OpError as error:
                 fault = split.find_fault(number)
                 if fault is None:
@@ -77,12 +80,22 @@ class Evaluator:
                 raise fault from error
             if new is None:
                 break
+            new, predictions = new
             sums = new if sums is None else {name: sums[name] + new[name] for name in sums}
+            parts.append(predictions)
             number += 1
             after_batch()
-        return self._summary({name: value.numpy() for name, value in sums.items()}, split.size)
+        predictions = Predictions(
+            **{
+                # What fills up the last batch is behind the last example.
+                name: np.concatenate([part[name].numpy() for part in parts])[: split.size]
+                for name in parts[0]
+            }
+        )
+        sums = {name: value.numpy() for name, value in sums.items()}
+        return self._summary(sums, split.size, predictions)
 
-    def _summary(self, sums: dict[str, np.ndarray], size: int) -> Scores:
+    def _summary(self, sums: dict[str, np.ndarray], size: int, predictions: Predictions) -> Scores:
         correct, examples = sums.pop("class_correct"), sums.pop("class_examples")
         seen = round(examples.sum())
         if seen != size:
@@ -93,18 +106,20 @@ class Evaluator:
             **summarize({name: value / seen for name, value in sums.items()}),
         }
         with np.errstate(invalid="ignore"):
-            return Scores(seen, figures, correct / examples)
+            return Scores(seen, figures, correct / examples, predictions)
 
     @tf.function(reduce_retracing=True)
-    def _sums(self, images, labels, mask):
-        per_replica = self._strategy.run(self._replica_sums, args=(images, labels, mask))
-        return {
-            name: self._strategy.reduce("SUM", value, axis=None)
-            for name, value in per_replica.items()
-        }
+    def _score(self, images, labels, mask):
+        """Sums over the examples of a batch, and its predictions, both by name."""
+        sums, predictions = self._strategy.run(self._replica_score, args=(images, labels, mask))
+        return (
+            {name: self._strategy.reduce("SUM", x, axis=None) for name, x in sums.items()},
+            # The replicas hold consecutive parts of the batch.
+            {name: self._strategy.gather(x, axis=0) for name, x in predictions.items()},
+        )
 
-    def _replica_sums(self, images, labels, mask):
-        """Sums over the examples that count, float64, by name."""
+    def _replica_score(self, images, labels, mask):
+        """Sums over the examples that count, float64, and the predictions for all of them."""
         logits = self._net(images, training=False)
         classes = logits.shape[-1]
         losses = self._loss(soft_targets(labels, classes), logits)
@@ -117,4 +132,12 @@ class Evaluator:
         correct = top_k_correct(labels, logits, k=1) * mask
         sums["class_correct"] = tf.math.unsorted_segment_sum(correct, labels, classes)
         sums["class_examples"] = tf.math.unsorted_segment_sum(mask, labels, classes)
-        return {name: tf.cast(value, tf.float64) for name, value in sums.items()}
+        probabilities = tf.nn.softmax(logits)
+        predictions = {
+            "labels": labels,
+            "predicted": tf.argmax(logits, axis=-1, output_type=tf.int32),
+            "confidences": tf.reduce_max(probabilities, axis=-1),
+            "label_probabilities": tf.gather(probabilities, labels, batch_dims=1),
+            "losses": losses,
+        }
+        return {name: tf.cast(value, tf.float64) for name, value in sums.items()}, predictions

@@ -7,13 +7,14 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-ROOMS = ("commands", "data", "loops", "nets")
-COMMANDS = ("train.py", "eval.py")
+ROOMS = ("commands", "data", "loops", "nets", "pictures")
+COMMANDS = ("train.py", "eval.py", "predict.py", "export.py", "compare.py", "replay.py")
+PROGRAMS = [name.removesuffix(".py") for name in COMMANDS]
 # By file or folder, what of this project it may import. The longest matching entry holds.
 ALLOWED = {
-    "train.py": {"commands"},
-    "eval.py": {"commands"},
-    "commands": {"commands", "data", "loops", "nets"},
+    **{name: {"commands"} for name in COMMANDS},
+    "commands": {"commands", "data", "loops", "nets", "pictures"},
+    "pictures": {"pictures"},
     "data": {"data"},
     "nets": {"nets"},
     "loops": {"loops"},
@@ -30,7 +31,8 @@ LIBRARIES = {
     "loops": {"tensorflow", "numpy"},
     "loops/records": {"tensorflow", "numpy", "rich", "filelock", "tensorboard"},
     "loops/distributed": {"tensorflow", "numpy"},
-    "commands": {"tensorflow", "keras", "numpy", "absl", "msgspec"},
+    "pictures": {"numpy", "matplotlib"},
+    "commands": {"tensorflow", "keras", "numpy", "absl", "msgspec", "scipy"},
 }
 SOURCES = sorted(ROOT / name for name in COMMANDS) + sorted(
     path for room in ROOMS for path in (ROOT / room).rglob("*.py")
@@ -58,7 +60,7 @@ def rule(path: str, rules: dict) -> set[str]:
 
 def broken_imports(path: str, source: str) -> set[str]:
     """Imports of this project's modules that a file may not have."""
-    ours = {name for name in imported(source) if name.split(".")[0] in (*ROOMS, "train", "eval")}
+    ours = {name for name in imported(source) if name.split(".")[0] in (*ROOMS, *PROGRAMS)}
     allowed = rule(path, ALLOWED)
     return {name for name in ours if not any(f"{name}.".startswith(f"{good}.") for good in allowed)}
 

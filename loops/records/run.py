@@ -6,6 +6,8 @@ train/ val/ test/    TensorBoard's event files
 metrics.jsonl   one line for each logged row
 lock            held by the process that trains
 result.json     scores on the test split; only a finished run has it
+predictions.npz    predictions on the test split; see `loops.records.predictions`
+pictures/       pictures of a finished run, as PNG files
 """
 
 import contextlib
@@ -21,6 +23,7 @@ import filelock
 from loops.errors import RunError, SaveError
 
 CONFIG, RESULT, METRICS, LOCK = "config.json", "result.json", "metrics.jsonl", "lock"
+PREDICTIONS, PICTURES = "predictions.npz", "pictures"
 CHECKPOINTS, BEST = "checkpoints", "best"
 # Another process may hold the lock for a moment, to see whether it is free.
 _LOCK_SECONDS = 2

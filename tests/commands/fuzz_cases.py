@@ -5,7 +5,8 @@ import json
 import random
 import typing
 
-from commands.config import EvaluateOptions, TrainOptions, kind_of
+from commands.options import EvaluateOptions, TrainOptions
+from commands.setting import kind_of
 
 SEED = 20_171_015
 OPTIONS = {"train.py": TrainOptions, "eval.py": EvaluateOptions}

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,14 @@ from commands.command_line import quiet
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # A run of a second. The net is only there inside `tiny_net`, and in the processes of `Command`.
+PROGRAMS = {
+    "train.py": ("TrainOptions", "train"),
+    "eval.py": ("EvaluateOptions", "evaluate"),
+    "predict.py": ("PredictOptions", "predict"),
+    "export.py": ("ExportOptions", "export"),
+    "compare.py": ("CompareOptions", "compare"),
+    "replay.py": ("ReplayOptions", "replay"),
+}
 TINY = ("--net=tiny", "--dataset=digits", "--batch_size=256", "--device=cpu")
 
 
@@ -45,11 +54,11 @@ def tiny_net():
 
 def _program(name):
     """The function and the class of the options of a command."""
-    from commands.config import EvaluateOptions, TrainOptions
-    from commands.evaluate import evaluate
-    from commands.train import train
+    from commands import options
 
-    return {"train.py": (train, TrainOptions), "eval.py": (evaluate, EvaluateOptions)}[name]
+    kind, module = PROGRAMS[name]
+    function = getattr(importlib.import_module(f"commands.{module}"), module)
+    return function, getattr(options, kind)
 
 
 def call(program, *args):

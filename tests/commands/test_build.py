@@ -11,8 +11,10 @@ import tensorflow as tf
 import data
 import nets
 from commands import build
-from commands.config import Config, ConfigError, TrainOptions
+from commands.config import Config
+from commands.options import TrainOptions
 from commands.saved_config import SavedConfig, read_config, write_config
+from commands.setting import ConfigError
 from commands.train import train
 from data import source as data_source
 from loops.distributed.workers import Workers

@@ -8,26 +8,29 @@ import msgspec
 import pytest
 
 from commands import config
-from commands.config import (
-    Config,
-    ConfigError,
+from commands.config import Config, differences, digest, setting
+from commands.options import (
+    CompareOptions,
     EvaluateOptions,
+    ExportOptions,
+    PredictOptions,
+    ReplayOptions,
     TrainOptions,
-    accepted,
-    convert,
-    differences,
-    digest,
-    kind_of,
-    setting,
 )
+from commands.setting import ConfigError, accepted, convert, kind_of
 
-CLASSES = (Config, TrainOptions, EvaluateOptions)
+CLASSES = (
+    Config, TrainOptions, EvaluateOptions, PredictOptions, ExportOptions, CompareOptions,
+    ReplayOptions,
+)  # fmt: skip
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # Another value for each setting of a run.
 OTHER = {
     "net": "resnet18", "stem": "small", "auxiliary": False, "batch_norm_momentum": 0.95,
     "sync_batch_norm": True, "init_from": "keras", "dataset": "digits", "data_dir": "/data",
     "image_size": 64, "val_fraction": 0.2, "augment": "flip", "bad_images": "skip", "seed": 1,
+    "sampling": "balanced", "patience": 3.0, "class_weights": "balanced",
+    "histogram_steps": 100, "picture_epochs": 5,
     "epochs": 2.0, "batch_size": 64, "accumulation": 2, "loss": "focal", "label_smoothing": 0.1,
     "optimizer": "adamw", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1,
     "schedule": "step", "warmup_epochs": 2.0, "step_epochs": (5.0,), "step_factor": 0.2,
@@ -193,12 +196,13 @@ def test_a_home_directory_that_cannot_be_found_is_one_line(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     paths = [
         (cls, field.name)
-        for cls in (TrainOptions, EvaluateOptions)
+        for cls in CLASSES
         for field in dataclasses.fields(cls)
         if field.metadata["path"]
     ]
     assert {name for _, name in paths} == {
-        "init_from", "data_dir", "run_dir", "checkpoint", "json"
+        "init_from", "data_dir", "run_dir", "checkpoint", "json", "pictures", "grad_cam",
+        "weights_txt", "chart", "examples", "picture",
     }  # fmt: skip
     for cls, name in paths:
         line = refusal(cls, where="", **{name: "~/somewhere"})
@@ -219,7 +223,8 @@ def test_a_changed_value_changes_the_digest_if_it_names_the_run():
     naming = {name for name, field in FIELDS.items() if field.metadata["names_run"]}
     assert {name for name, value in found.items() if value != plain} == naming
     assert FIELDS.keys() - naming == {
-        "data_dir", "save_minutes", "keep_checkpoints", "hooks", "on_nan", "on_save_error"
+        "data_dir", "save_minutes", "keep_checkpoints", "hooks", "on_nan", "on_save_error",
+        "histogram_steps", "picture_epochs",
     }  # fmt: skip
     names = [found[name] for name in naming]
     assert len(set(names)) == len(names)
@@ -268,7 +273,7 @@ def test_the_differences_are_the_settings_that_differ_and_may_not():
     assert differences(Config(**OTHER), Config(**OTHER)) == []
     assert FIELDS.keys() - set(fixed) == {
         "data_dir", "num_gpus", "device", "save_minutes", "keep_checkpoints", "hooks", "on_nan",
-        "on_save_error",
+        "on_save_error", "histogram_steps", "picture_epochs",
     }  # fmt: skip
 
 

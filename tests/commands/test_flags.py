@@ -18,7 +18,9 @@ import tensorflow as tf
 from absl import flags as absl_flags
 
 from commands import command_line, flags
-from commands.config import Config, ConfigError, EvaluateOptions, TrainOptions, bounds
+from commands.config import Config
+from commands.options import EvaluateOptions, TrainOptions
+from commands.setting import ConfigError, bounds
 from data import DataError
 from loops.errors import RunError, SaveError
 from loops.interrupt import Interrupted
@@ -256,7 +258,7 @@ OPEN_FILES = """
 import os, sys
 sys.argv = ["program.py"]
 from commands import command_line
-from commands.config import EvaluateOptions
+from commands.options import EvaluateOptions
 import contextlib
 command_line.quiet = contextlib.nullcontext
 command_line.one_line_errors = contextlib.nullcontext
@@ -414,7 +416,7 @@ INTERRUPTED = """
 import contextlib, sys
 sys.argv = ["program.py"]
 from commands import command_line
-from commands.config import EvaluateOptions
+from commands.options import EvaluateOptions
 command_line.quiet = command_line.one_line_errors = contextlib.nullcontext
 sys.modules["tensorflow"] = sys
 def main(options):

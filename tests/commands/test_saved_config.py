@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from commands.config import Config, ConfigError
+from commands.config import Config
 from commands.saved_config import (
     Code,
     DataInfo,
@@ -19,6 +19,7 @@ from commands.saved_config import (
     read_result,
     write_config,
 )
+from commands.setting import ConfigError
 from loops.errors import RunError, SaveError
 from tests.conftest import ROOT
 

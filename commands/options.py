@@ -1,0 +1,238 @@
+"""The flags of each command.
+
+They are declared as the settings of a run are, in `commands/config.py`.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import msgspec
+
+from commands.config import Config
+from commands.setting import LARGEST, Count, Seed, Text, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(Config):
+    """The flags of train.py: the settings of a run, and options of the command."""
+
+    run_dir: Text | None = setting(
+        None,
+        "Directory of the run. Default: runs/ and a name derived from the configuration, so that "
+        "rerunning a command resumes its run.",
+        path=True,
+    )
+    seeds: tuple[Seed, ...] = setting(
+        (),
+        "Seeds, such as 0,1,2: trains a run with each of them, one after the other, and compares "
+        "them at the end. With --run_dir, the runs are its seed_0, seed_1, ...",
+    )
+    find_learning_rate: bool = setting(
+        False,
+        "Raise the learning rate exponentially from step to step, draw the loss against it, "
+        "suggest a rate, and exit. No run is made.",
+    )
+    profile_steps: Text | None = setting(
+        None,
+        "Steps to profile, as FIRST:LAST, such as 100:110; shown by TensorBoard's profile plugin.",
+    )
+    verbosity: Annotated[int, msgspec.Meta(ge=0, le=2)] = setting(
+        1,
+        "What is printed: 0, the result alone; 1, also the net, the data and a line per epoch; 2, "
+        "also a line per row of training metrics.",
+    )
+    allow_changes: bool = setting(
+        False,
+        "Resume although the net's operations or the versions of TensorFlow, Keras, NumPy or "
+        "Python differ from those the run was started with.",
+    )
+    cluster: Literal["auto", "none", "tf_config", "slurm"] = setting(
+        "auto",
+        "Where the machines that train together are listed: tf_config, in TF_CONFIG; slurm, in the "
+        "variables of srun. auto uses either if it is there; none trains alone.",
+    )
+    describe: bool = setting(
+        False,
+        "Print the net's stages with shapes, parameters and FLOPs, for --image_size (default 32) "
+        "and --num_classes (default 10), and exit.",
+    )
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)] | None = setting(
+        None, "Number of classes for --describe. A run uses those of its dataset."
+    )
+
+    @property
+    def config(self) -> Config:
+        """The settings alone."""
+        return Config(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Config)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The flags of eval.py."""
+
+    run_dir: Text | None = setting(None, "Directory of the run to score. Required.", path=True)
+    checkpoint: Text | None = setting(
+        None,
+        "best, last, or the path of a checkpoint or of a directory of checkpoints. Default: best, "
+        "or last if the run has no validation split.",
+        path=True,
+    )
+    split: Literal["train", "val", "test"] = setting("test", "Split to score.")
+    dataset: Text | None = setting(
+        None, "Another dataset with the same classes. Default: the run's."
+    )
+    data_dir: Text | None = setting(
+        None,
+        "Directory of the dataset's files. Default: the run's; for another dataset "
+        "~/.keras/datasets.",
+        path=True,
+    )
+    json: Text | None = setting(None, "File to write the scores to, as JSON.", path=True)
+    pictures: Text | None = setting(
+        None,
+        "Directory to draw pictures in: curves, confusion matrix, worst mistakes, calibration, "
+        "augmented images and the filters of the first layer.",
+        path=True,
+    )
+    follow: bool = setting(
+        False,
+        "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
+    )
+    allow_changes: bool = setting(
+        False, "Score although the net's operations have changed since training."
+    )
+    num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = setting(
+        1, "GPUs to use. Without a visible GPU, as many logical CPU devices take their place."
+    )
+    device: Literal["auto", "cpu", "gpu"] = setting(
+        "auto", "gpu requires GPUs, cpu ignores them, auto uses them if any are visible."
+    )
+
+
+_CHECKPOINT = (
+    "best, last, or the path of a checkpoint or of a directory of checkpoints. Default: best, or "
+    "last if the run has no validation split."
+)
+_ALLOW_CHANGES = "Use the net although its operations have changed since training."
+_DEVICE = "gpu requires a GPU, cpu ignores GPUs, auto uses one if it is visible."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """The flags of predict.py."""
+
+    images: tuple[Text, ...] = setting(
+        (),
+        "Image files, directories of them, or patterns such as 'photos/*.png'; - reads paths from "
+        "standard input, one per line.",
+        positional=True,
+    )
+    run_dir: Text | None = setting(None, "Directory of the run. Required.", path=True)
+    checkpoint: Text | None = setting(None, _CHECKPOINT, path=True)
+    top: Count = setting(3, "Number of classes to print for each image, the most probable first.")
+    format: Literal["text", "csv", "json"] = setting("text", "Format of standard output.")
+    tta: tuple[Text, ...] = setting(
+        (),
+        "Test-time augmentation: average the probabilities over variants of each image. flip adds "
+        "its mirror image; shifts adds shifts by 1/32 of its size in four directions.",
+    )
+    grad_cam: Text | None = setting(
+        None,
+        "Directory to write images to on which the regions that speak for the predicted class are "
+        "marked (Grad-CAM, Selvaraju et al. 2016).",
+        path=True,
+    )
+    allow_changes: bool = setting(False, _ALLOW_CHANGES)
+    device: Literal["auto", "cpu", "gpu"] = setting("auto", _DEVICE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The flags of export.py."""
+
+    out: tuple[Text, ...] = setting(
+        (), "File to write; a directory for --format=saved_model.", positional=True
+    )
+    run_dir: Text | None = setting(None, "Directory of the run. Required.", path=True)
+    checkpoint: Text | None = setting(None, _CHECKPOINT, path=True)
+    format: Literal["saved_model", "tflite", "onnx"] = setting(
+        "saved_model",
+        "saved_model, for TensorFlow; tflite, for LiteRT on phones and small devices; onnx, which "
+        "needs pip install tf2onnx.",
+    )
+    int8: bool = setting(
+        False,
+        "Quantize weights and activations to 8 bits, calibrated on training images; for "
+        "--format=tflite. The accuracy is printed beside that of the float model.",
+    )
+    weights_txt: Text | None = setting(
+        None,
+        "File to write the name, shape and values of every trainable variable to, as text.",
+        path=True,
+    )
+    verify: bool = setting(
+        True,
+        "Load the exported model in a process without this project's code, and compare its answers "
+        "on the test split with those of the run.",
+    )
+    data_dir: Text | None = setting(
+        None, "Directory of the dataset's files. Default: the run's.", path=True
+    )
+    allow_changes: bool = setting(False, _ALLOW_CHANGES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The flags of compare.py."""
+
+    runs: tuple[Text, ...] = setting(
+        (), "Directories of runs, or directories that contain them.", positional=True
+    )
+    metric: Text = setting(
+        "top_1_accuracy",
+        "Figure to compare: loss or a name from the table in loops/metrics.py. Example-by-example "
+        "comparisons are of the top-1 accuracy.",
+    )
+    format: Literal["text", "markdown", "csv", "json"] = setting(
+        "text", "Format of standard output."
+    )
+    chart: Text | None = setting(
+        None, "PNG file to draw the curves in, those of several seeds as a band.", path=True
+    )
+    examples: Text | None = setting(
+        None,
+        "PNG file to draw the test images in that only one of two runs classifies correctly.",
+        path=True,
+    )
+    data_dir: Text | None = setting(
+        None, "Directory of the dataset's files, for --examples. Default: the run's.", path=True
+    )
+    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = setting(
+        0.95, "Confidence level of the intervals."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """The flags of replay.py."""
+
+    run_dir: Text | None = setting(None, "Directory of the run. Required.", path=True)
+    step: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] | None = setting(
+        None, "Step to show: the update after which the global step is this number. Required."
+    )
+    picture: Text | None = setting(
+        None,
+        "PNG file to draw the batch in. Default: pictures/step-<step>.png in the run directory.",
+        path=True,
+    )
+    json: Text | None = setting(None, "File to write the figures to, as JSON.", path=True)
+    data_dir: Text | None = setting(
+        None, "Directory of the dataset's files. Default: the run's.", path=True
+    )
+    allow_changes: bool = setting(False, _ALLOW_CHANGES)
+    num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = setting(
+        None, "GPUs to use. Default: as many as the run."
+    )
+    device: Literal["auto", "cpu", "gpu"] | None = setting(
+        None, "gpu, cpu or auto, as for train.py. Default: the run's."
+    )
