@@ -44,6 +44,12 @@ def check(config: Config, workers: int = 1) -> None:
     _check_batch_size(config, workers)
     if config.schedule == "step" and not config.step_epochs:
         raise ConfigError("--schedule=step needs --step_epochs, such as --step_epochs=15,25")
+    if config.sampling == config.class_weights == "balanced":
+        raise ConfigError(
+            "--sampling=balanced and --class_weights=balanced balance the classes twice; drop one"
+        )
+    if config.patience and not config.val_fraction:
+        raise ConfigError("--patience needs a validation split; set --val_fraction above 0")
     if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
         raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
     if config.jit and config.deterministic:
@@ -234,6 +240,7 @@ def train_pipeline(
         mean=info.mean,
         std=info.std,
         num_classes=len(info.class_names),
+        balanced=config.sampling == "balanced",
         shard=_shard(workers, config.accumulation),
     )
 

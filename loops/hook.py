@@ -9,7 +9,10 @@ A hook may read these attributes of the `trainer` that it is given:
 - `run_dir` (pathlib.Path), `state` (TrainState), `plan` (Plan), `workers` (Workers)
 - `step` (int): the global step
 - `evaluated_step` (int): the last step whose validation row the state includes; -1 for none
-- `timings` (dict of floats): measured since the last row, such as `images_per_second`
+- `timings` (dict of floats): measured since the last row: `images_per_second`, and
+  `waiting_for_data`, the share of the time in [0, 1] that was spent waiting for batches
+- `train_step` (TrainStep) and `batches` (the training batches): to look at an update again
+- `best` (Best): the best validation figures so far; in `on_evaluate`, those before the row
 - `activity` (str): what the trainer is doing, such as "training" or "evaluating"
 - `seconds_left` (float): estimated time to the end of the run; NaN if unknown
 
@@ -31,12 +34,22 @@ class Hook:
     def on_progress(self, trainer) -> None:
         """Called about once a second, between calls of the device loop."""
 
+    def next_step(self, step: int) -> int | None:
+        """The first global step after `step` at which `on_step` is to be called; None for none."""
+        return None
+
+    def on_step(self, trainer) -> None:
+        """The global step has reached a value that `next_step` of this hook has returned.
+
+        Called before a row of the same step is logged.
+        """
+
     def on_log(self, trainer, row: dict) -> None:
         """A row of training metrics, averaged over the steps since the last one.
 
         A hook may add numbers to `row`; later hooks see them. `row` has
         `split` ("train"), `step`, `epoch`, `loss`, every metric, `learning_rate`,
-        `gradient_norm` and, if there were any, `skipped_updates`.
+        `gradient_norm`, `weight_norm` and, if there were any, `skipped_updates`.
         """
 
     def on_evaluate(self, trainer, row: dict, scores) -> None:

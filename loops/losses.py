@@ -4,8 +4,9 @@ To add a loss, write such a function and add it to `LOSSES`; `--loss=NAME` selec
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -21,6 +22,32 @@ def soft_targets(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) ->
     if labels.shape.rank == 1:
         labels = tf.one_hot(labels, num_classes)
     return labels * (1 - smoothing) + smoothing / num_classes
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
+    """A weight for each class, n / (classes * n_class), 0 for a class without examples.
+
+    n and `classes` count the examples and the classes that have any, so that the mean weight of an
+    example is 1 and all classes have the same weight in total (King & Zeng 2001, section 4.2).
+
+    Args:
+        labels: integers [n].
+        num_classes: number of classes.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return tuple(np.where(counts > 0, weights, 0.0).tolist())
+
+
+def example_weights(labels: tf.Tensor, class_weights: Sequence[float]) -> tf.Tensor:
+    """The weights of examples, float32 [n]; those of mixed examples are mixed likewise.
+
+    Args:
+        labels: int32 [n], or float32 [n, num_classes] that sum to 1.
+        class_weights: a weight for each class.
+    """
+    weights = tf.constant(class_weights, tf.float32)
+    return tf.linalg.matvec(soft_targets(labels, len(class_weights)), weights)
 
 
 def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -44,6 +44,17 @@ class Recorder:
                 _make_numbers(args[0], hook)
         return all(done)
 
+    def next_step(self, step: int) -> int | None:
+        """The first global step after `step` at which a hook is to be called; None for none."""
+        steps = [hook.next_step(step) for hook in self._hooks]
+        return min((s for s in steps if s is not None), default=None)
+
+    def call_step(self, step: int) -> None:
+        """Calls `on_step` of the hooks that have asked for a step; raises as `call`."""
+        for hook in self._hooks:
+            if hook.next_step(step - 1) == step:
+                self._try(functools.partial(hook.on_step, self._trainer))
+
     def flush(self) -> None:
         """Has every hook write what is pending.
 

@@ -115,6 +115,14 @@ class TrainState:
         floats = [v.value for v in variables if v.dtype.startswith(("float", "bfloat"))]
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in floats])
 
+    def weight_norm(self) -> float:
+        """The Euclidean norm of all trainable weights."""
+        return float(self._weight_norm())
+
+    @tf.function
+    def _weight_norm(self):
+        return tf.linalg.global_norm([v.value for v in self.net.trainable_variables])
+
     def window_figures(self) -> dict[str, float]:
         """The training figures since `reset_window`; NaN if no update was made.
 

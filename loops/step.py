@@ -6,10 +6,11 @@ step.run(iterator, tf.constant(50))   # 50 updates
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from loops.losses import losses_per_example, soft_targets
+from loops.losses import example_weights, losses_per_example, soft_targets
 from loops.metrics import values_per_example
 from loops.optimizer import apply_update
 from loops.schedule import LearningRate
@@ -27,6 +28,7 @@ class StepSettings:
         accumulation: number of microbatches a batch is cut into, which run one after the other to
             hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
             of the first microbatch, then of the second, and so on.
+        class_weights: weight of each class in the loss; None for equal weights.
         label_smoothing: see `loops.losses.soft_targets`.
         weight_decay: see `loops.optimizer`.
         decoupled_decay: see `loops.optimizer.OptimizerChoice`.
@@ -44,6 +46,7 @@ class StepSettings:
     global_batch_size: int
     loss: str = "cross_entropy"
     accumulation: int = 1
+    class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     decoupled_decay: bool = False
@@ -57,6 +60,24 @@ class StepSettings:
 
 # After this many consecutive updates that are not finite, training aborts.
 MAX_CONSECUTIVE_SKIPS = 100
+
+
+class Inspection(NamedTuple):
+    """What an update is made from. Of the whole batch, on any number of replicas.
+
+    Attributes:
+        gradients: tensors like `net.trainable_variables`, in that order, before they are clipped.
+        norm: float32 scalar, their global norm.
+        loss: float32 scalar, the mean of `losses`.
+        losses: float32 [global_batch_size], the loss of each row, without auxiliary heads.
+        logits: float32 [global_batch_size, classes].
+    """
+
+    gradients: tuple[tf.Tensor, ...]
+    norm: tf.Tensor
+    loss: tf.Tensor
+    losses: tf.Tensor
+    logits: tf.Tensor
 
 
 class TrainStep:
@@ -85,11 +106,14 @@ class TrainStep:
         self.settings = settings
         self.learning_rate = learning_rate
         self._loss = functools.partial(losses_per_example, settings.loss)
+        # Not in a checkpoint, since timings are no part of the state.
+        self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._weights = [tensor_variable(v) for v in state.net.trainable_variables]
         self._statistics = [tensor_variable(v) for v in state.net.non_trainable_variables]
-        self._gradients = self._gradients_of
+        self._gradients, self._outputs = self._gradients_of, self._outputs_of
         if settings.jit:
             self._gradients = tf.function(self._gradients_of, jit_compile=True)
+            self._outputs = tf.function(self._outputs_of, jit_compile=True)
 
     @tf.function
     def run(self, iterator, num_steps: tf.Tensor) -> None:
@@ -99,18 +123,44 @@ class TrainStep:
         """
         made = tf.zeros_like(num_steps)
         while made < num_steps and not self.state.guard["stuck"]:
-            self._step(next(iterator))
+            self._step(self._next_batch(iterator))
             made += 1
+
+    def _next_batch(self, iterator):
+        """The next batch; the time that it takes is added up."""
+        started = tf.timestamp()
+        with tf.control_dependencies([started]):
+            batch = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            self._waited.assign_add(tf.timestamp() - started)
+        return batch
+
+    def seconds_waited(self) -> float:
+        """The time that `run` has waited for batches since the last call."""
+        seconds = float(self._waited.numpy())
+        self._waited.assign(0.0)
+        return seconds
+
+    @tf.function
+    def inspect(self, batch) -> Inspection:
+        """What the next update would be made from, with the same arithmetic; it is not made.
+
+        Args:
+            batch: an element of an iterator, as `run` takes it.
+        """
+        inspected = self.strategy.run(self._inspect_replica, args=batch)
+        return tf.nest.map_structure(self._first, inspected)
+
+    def _first(self, per_replica):
+        """The value on the first replica, of what is equal on each of them."""
+        return self.strategy.experimental_local_results(per_replica)[0]
 
     def _step(self, batch) -> None:
         """One update, in cross-replica context."""
         gradients, norm, sums = self.strategy.run(self._replica_step, args=batch)
 
         # These are sums over the replicas, equal on each of them.
-        def first(per_replica):
-            return self.strategy.experimental_local_results(per_replica)[0]
-
-        norm, sums = first(norm), {name: first(value) for name, value in sums.items()}
+        norm, sums = self._first(norm), {name: self._first(x) for name, x in sums.items()}
         loss = sums["loss"][0]
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         overflow = self._rescale(norm, loss)
@@ -163,9 +213,46 @@ class TrainStep:
         Returns, of the whole batch and equal on every replica: the gradients, their norm, and the
         sums over the examples of the loss and the metrics, by name.
         """
-        settings = self.settings
-        gradients, sums = None, None
         statistics = [v.read_value() for v in self._statistics]
+        gradients, sums, _ = self._sum_microbatches(self._gradients, images, labels)
+        norm, clip_norm = tf.linalg.global_norm(gradients), self.settings.clip_norm
+        if clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"][0])
+        self._sync_batch_stats(statistics, finite)
+        return gradients, norm, sums
+
+    def _inspect_replica(self, images, labels) -> Inspection:
+        """One replica's part of an inspection, which is equal on every replica."""
+        statistics = [v.read_value() for v in self._statistics]
+        gradients, sums, outputs = self._sum_microbatches(self._outputs, images, labels)
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            variable.assign(value)
+        losses, logits = (self._gather(parts) for parts in zip(*outputs, strict=True))
+        loss = sums["loss"][0] / self.settings.global_batch_size
+        norm = tf.linalg.global_norm(gradients)
+        return Inspection(tuple(gradients), norm, loss, losses, logits)
+
+    def _gather(self, microbatches) -> tf.Tensor:
+        """The rows of the global batch in order, from this replica's of each microbatch."""
+        rows = tf.stack(microbatches)  # [microbatches, rows, ...]
+        everywhere = tf.distribute.get_replica_context().all_gather(rows, axis=1)
+        return tf.reshape(everywhere, [-1, *rows.shape[2:]])
+
+    def _sum_microbatches(self, compute, images, labels):
+        """The gradients and sums of the whole batch, equal on every replica.
+
+        Args:
+            compute: `_gradients_of`, or a function that returns more than it does.
+            images: this replica's part of the batch.
+            labels: likewise.
+
+        Returns:
+            The gradients, unscaled; the sums of the loss and the metrics, by name; and for each
+            microbatch a list of what else `compute` has returned.
+        """
+        settings, others = self.settings, []
+        gradients, sums = None, None
         replicas = tf.distribute.get_replica_context()
         microbatches = zip(
             tf.split(images, settings.accumulation),
@@ -175,12 +262,13 @@ class TrainStep:
         for number, (some_images, some_labels) in enumerate(microbatches):
             # All replicas share a microbatch, so it is the same on any number of them.
             place = number * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
-            new_gradients, new_sums = self._gradients(
+            new_gradients, new_sums, *other = compute(
                 some_images,
                 some_labels,
                 self.state.optimizer.iterations.value,
                 place * tf.shape(some_images)[0],
             )
+            others.append(other)
             if gradients is None:
                 gradients, sums = new_gradients, new_sums
             else:
@@ -189,12 +277,7 @@ class TrainStep:
         gradients, sums = replicas.all_reduce("SUM", (gradients, sums))
         if self.state.loss_scale is not None:
             gradients = [gradient / self.state.loss_scale.scale for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
-        if settings.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm, use_norm=norm)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"][0])
-        self._sync_batch_stats(statistics, finite)
-        return gradients, norm, sums
+        return gradients, sums, others
 
     def _sync_batch_stats(self, before, finite) -> None:
         """Averages the moving statistics over the replicas, or restores those before the step."""
@@ -206,6 +289,10 @@ class TrainStep:
 
     def _gradients_of(self, images, labels, step, first_row):
         """Gradients of the scaled loss of some examples, and the sums of their loss and metrics."""
+        return self._outputs_of(images, labels, step, first_row)[:2]
+
+    def _outputs_of(self, images, labels, step, first_row):
+        """As `_gradients_of`, and the loss and the logits of each example."""
         settings = self.settings
         draws = {}
         if settings.seed is not None:
@@ -217,16 +304,19 @@ class TrainStep:
             outputs = self.state.net(images, training=True, **draws)
             logits, *auxiliary = tf.nest.flatten(outputs)
             targets = soft_targets(labels, logits.shape[-1], settings.label_smoothing)
-            losses = self._loss(targets, logits)
+            weights = 1.0
+            if settings.class_weights is not None:
+                weights = example_weights(labels, settings.class_weights)
+            losses = weights * self._loss(targets, logits)
             total = losses
             for other in auxiliary:
-                total += settings.auxiliary_weight * self._loss(targets, other)
+                total += settings.auxiliary_weight * weights * self._loss(targets, other)
             loss = tf.reduce_sum(total) / settings.global_batch_size
             if self.state.loss_scale is not None:
                 loss *= self.state.loss_scale.scale
         values = {"loss": losses[:, None], **values_per_example(labels, logits)}
         sums = {name: tf.reduce_sum(value, axis=0) for name, value in values.items()}
-        return tape.gradient(loss, self._weights), sums
+        return tape.gradient(loss, self._weights), sums, losses, logits
 
     def _apply(self, gradients) -> None:
         apply_update(

@@ -13,12 +13,13 @@ class Stopwatch:
     def __init__(self, global_batch_size: int):
         self._global_batch_size = global_batch_size
         self._seconds_per_step, self._seconds_per_eval = math.nan, 0.0
-        self._seconds, self._steps = 0.0, 0
+        self.reset()
 
-    def add_steps(self, num_steps: int, seconds: float) -> None:
-        """Adds the time that some steps took together."""
+    def add_steps(self, num_steps: int, seconds: float, waited: float = 0.0) -> None:
+        """Adds the time that some steps took together, and how much of it was waiting for data."""
         self._seconds_per_step = seconds / num_steps
         self._seconds += seconds
+        self._waited += waited
         self._steps += num_steps
 
     def add_evaluation(self, seconds: float) -> None:
@@ -27,15 +28,21 @@ class Stopwatch:
 
     @property
     def timings(self) -> dict[str, float]:
-        """`images_per_second` since `reset`; empty if no step was timed."""
+        """Measured since `reset`; empty if no step was timed.
+
+        `images_per_second`, and `waiting_for_data`, a share of the time in [0, 1].
+        """
         if not self._steps:
             return {}
         images = self._steps * self._global_batch_size
-        return {"images_per_second": round(images / self._seconds, 1)}
+        return {
+            "images_per_second": round(images / self._seconds, 1),
+            "waiting_for_data": round(min(self._waited / self._seconds, 1.0), 4),
+        }
 
     def reset(self) -> None:
         """Starts to measure `timings` again."""
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._waited, self._steps = 0.0, 0.0, 0
 
     def steps_in(self, seconds: float) -> int:
         """The number of steps that take about `seconds`; 1 before any step was timed."""

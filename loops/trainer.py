@@ -66,6 +66,8 @@ class Trainer:
         intervals: how often to log, evaluate and save.
         policy: what to do on a failure.
         best_metric: "loss" or a key of `loops.metrics.METRICS` (see `loops.best`).
+        patience: stop early at an evaluation if the best state is at least as many epochs old;
+            0 never stops early.
         workers: the processes that train together; None for a single one.
         say: prints a message.
 
@@ -84,6 +86,7 @@ class Trainer:
         intervals: Intervals = _INTERVALS,
         policy: FailurePolicy = _POLICY,
         best_metric: str = "top_1_accuracy",
+        patience: float = 0.0,
         workers: Workers | None = None,
         say: Callable[[str], None] = print,
     ):
@@ -92,14 +95,15 @@ class Trainer:
         self.run_dir = checkpoints.run_dir
         self.workers = workers or Workers(step.strategy)
         self.activity = "starting"
-        self._step = step
-        self._batches = batches
+        self.train_step = step
+        self.batches = batches
         self._val, self._test = splits.get("val"), splits["test"]
         self._checkpoints = checkpoints
         self._recorder = Recorder(self, hooks, policy, say)
         self._intervals = intervals
         self._policy = policy
-        self._best = Best(self.state.progress, best_metric)
+        self.best = Best(self.state.progress, best_metric)
+        self._patience = patience
         self._say = say
         loss = step.settings.loss
         self._evaluator = Evaluator(step.strategy, self.state.eval_net, loss)
@@ -120,7 +124,7 @@ class Trainer:
 
     @property
     def timings(self) -> dict[str, float]:
-        """`images_per_second` since the last row of training metrics; empty if unknown."""
+        """Measured since the last row of training metrics (see `loops.hook`); empty if unknown."""
         return self._stopwatch.timings
 
     @property
@@ -135,7 +139,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update from `step` to `step + 1`."""
-        return float(self._step.learning_rate(step))
+        return float(self.train_step.learning_rate(step))
 
     def run(self) -> Outcome:
         """Trains to the end.
@@ -151,7 +155,7 @@ class Trainer:
             self._recorder.save(self._checkpoints.save_last)
             if self.step >= self.plan.total_steps:
                 self._finish_epoch()
-            while self.step < self.plan.total_steps:
+            while self.step < self.plan.total_steps and not self._is_out_of_patience():
                 try:
                     self._train()
                 except NonFiniteError as error:
@@ -161,12 +165,14 @@ class Trainer:
             return self._score_test()
 
     def _train(self) -> None:
-        """Trains from the step of the state to the end of the plan."""
+        """Trains from the step of the state to the end of the plan, or until patience ends."""
         self._finish_epoch()
+        if self._is_out_of_patience():
+            return
         step, total, log_steps = self.step, self.plan.total_steps, self._intervals.log_steps
         left_out = int(self.state.guard["batches_left_out"].numpy())
-        dataset = self._batches.batches(step + left_out, total + left_out)
-        strategy = self._step.strategy
+        dataset = self.batches.batches(step + left_out, total + left_out)
+        strategy = self.train_step.strategy
         iterator = iterate(strategy, dataset)
         last_save = time.monotonic()
         while step < total:
@@ -175,14 +181,31 @@ class Trainer:
                 self._recorder.save(self._checkpoints.save_last)
                 last_save = time.monotonic()
             epoch_end = self.plan.next_epoch_end(step)
-            boundary = min(epoch_end, (step // log_steps + 1) * log_steps)
+            log_step = min(epoch_end, (step // log_steps + 1) * log_steps)
+            hook_step = self._recorder.next_step(step)
+            boundary = log_step if hook_step is None else min(log_step, hook_step)
             step = self._advance(iterator, step, min(steps, boundary - step))
-            if step == boundary:
+            if step == hook_step:
+                self._recorder.call_step(step)
+            if step == log_step:
                 self._log_window(step)
             if step == epoch_end:
                 self._end_epoch(step)
                 last_save = time.monotonic()
+                if self._is_out_of_patience():
+                    return
             self._recorder.call("on_progress")
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether the state has just been evaluated, and the best state is too old."""
+        step = self.step
+        if not self._patience or self._val is None or self.evaluated_step != step:
+            return False
+        return self.best.step >= 0 and self._age(step) >= self._patience
+
+    def _age(self, step: int) -> float:
+        """Epochs from the best state to a step, both at the end of an epoch."""
+        return self.plan.whole_epochs(step) - self.plan.whole_epochs(self.best.step)
 
     def _agree(self, last_save: float) -> tuple[int, bool]:
         """The steps of the next call of the device loop, and whether to save before it.
@@ -219,7 +242,7 @@ class Trainer:
             self._recorder.call("on_progress")
         started = time.monotonic()
         try:
-            self._step.run(iterator, tf.constant(num_steps))
+            self.train_step.run(iterator, tf.constant(num_steps))
         except tf.errors.OpError as error:
             fault = None if lost_worker(error) else self._find_fault(step + num_steps)
             if fault is None:
@@ -232,8 +255,9 @@ class Trainer:
             raise recovery.update_error(self.state, self.learning_rate, skips=skips)
         if after != step + num_steps:
             raise RuntimeError(f"{num_steps} steps led from step {step} to {after}")
+        waited = self.train_step.seconds_waited()
         if self._traced:  # The first call also traces, so its time says nothing.
-            self._stopwatch.add_steps(num_steps, seconds)
+            self._stopwatch.add_steps(num_steps, seconds, waited)
         self._traced = True
         return after
 
@@ -241,7 +265,7 @@ class Trainer:
         """The reason why the batch of a step from the state's to `stop_step` cannot be made."""
         # When a call of the device loop fails, its last update may not be counted yet.
         left_out = int(self.state.guard["batches_left_out"].numpy())
-        faults = (self._batches.find_fault(n + left_out) for n in range(self.step, stop_step))
+        faults = (self.batches.find_fault(n + left_out) for n in range(self.step, stop_step))
         return next((fault for fault in faults if fault is not None), None)
 
     def _go_back(self, error: NonFiniteError) -> None:
@@ -257,6 +281,7 @@ class Trainer:
         figures = self.state.window_figures()
         # The rate of the last update, which started from the step before.
         figures["learning_rate"] = self.learning_rate(step - 1)
+        figures["weight_norm"] = self.state.weight_norm()
         if self._policy.on_nan == "skip":
             figures["skipped_updates"] = int(self.state.guard["skipped"].numpy())
         self._recorder.call("on_log", self._row("train", step, figures))
@@ -276,7 +301,7 @@ class Trainer:
         step = self.step
         if self._evaluation_is_due(step):
             self._end_epoch(step)
-        elif self._val is not None and self._best.step == step:
+        elif self._val is not None and self.best.step == step:
             has_best = self.workers.is_chief and self._checkpoints.has_best()
             if not self.workers.broadcast_from_chief(has_best):
                 self._recorder.save(self._checkpoints.save_best)
@@ -295,14 +320,14 @@ class Trainer:
             before = self._take_if_best(step, scores)
         self._recorder.save(self._checkpoints.save_last)
         if before is not None and not self._recorder.save(self._checkpoints.save_best):
-            self._best.restore(before)  # It is still the one on disk.
+            self.best.restore(before)  # It is still the one on disk.
         self._recorder.call("on_epoch")
 
     def _take_if_best(self, step: int, scores: Scores) -> dict | None:
         """Records scores that are the best; returns the previous best, or None if it stays."""
-        if not self.workers.broadcast_from_chief(self._best.is_beaten_by(scores.figures)):
+        if not self.workers.broadcast_from_chief(self.best.is_beaten_by(scores.figures)):
             return None
-        return self._best.replace(step, scores.figures)
+        return self.best.replace(step, scores.figures)
 
     def _evaluate(self, name: str, split: EvalInput) -> Scores:
         self.activity = f"evaluating on the {name} split"
@@ -314,11 +339,16 @@ class Trainer:
         return scores
 
     def _score_test(self) -> Outcome:
+        if self.step < self.plan.total_steps:
+            self._say(
+                f"stopped early at step {self.step:,}: no improvement on val for "
+                f"{self._age(self.step):g} epochs"
+            )
         # A run is not finished while a part of it is not on disk.
         self._recorder.flush()
         self._checkpoints.save_last()
         self._scoring_test = True
-        has_best = self._val is not None and self._best.step >= 0
+        has_best = self._val is not None and self.best.step >= 0
         checkpoint = self._checkpoints.path_of(self.step, best=False)
         if has_best:
             checkpoint = self._checkpoints.restore_best()

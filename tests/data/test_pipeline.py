@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from data.augment import AUGMENTATIONS, parse_augment
 from data.augmentation import Augmentation
-from data.pipeline import EvalPipeline, InputShard, TrainPipeline, example_numbers
+from data.pipeline import (
+    EvalPipeline,
+    InputShard,
+    TrainPipeline,
+    balanced_numbers,
+    example_numbers,
+)
 from data.source import ArraySource
 from tests.data.helpers import refused
 
@@ -313,3 +319,55 @@ def test_evaluation_sees_each_example_once(size, replicas):
 def test_arrays_have_no_fault():
     assert pipeline().find_fault(2) is None
     assert EvalPipeline(source(), global_batch_size=8, mean=(), std=()).find_fault(2) is None
+
+
+def balanced_epochs(labels, epochs, batch_size=7, seed=3):
+    """The numbers of some epochs, [epochs, size], of balanced sampling."""
+    size = len(labels)
+    steps = -(-epochs * size // batch_size)
+    rows = tf.range(batch_size, dtype=tf.int64)
+    found = [
+        balanced_numbers(
+            tf.constant(step, tf.int64),
+            rows,
+            labels=labels,
+            global_batch_size=batch_size,
+            seed=seed,
+        )
+        for step in range(steps)
+    ]
+    return np.concatenate(found)[: epochs * size].reshape(epochs, size)
+
+
+def test_balanced_sampling_takes_equally_many_of_every_class():
+    # Class 2 has no example; the others have 20, 6, 3 and 1.
+    labels = (
+        np.random.default_rng(0).permutation([0] * 20 + [1] * 6 + [3] * 3 + [4]).astype(np.int32)
+    )
+    epochs = balanced_epochs(labels, 8)
+    for epoch in epochs:
+        counts = np.bincount(labels[epoch], minlength=5)
+        assert counts[2] == 0
+        # 30 places for four classes.
+        assert sorted(counts[[0, 1, 3, 4]]) == [7, 7, 8, 8]
+    # After every epoch, all examples of a class have been taken equally often, but for one time.
+    taken = np.array([np.bincount(epoch, minlength=30) for epoch in epochs]).cumsum(axis=0)
+    for label in (0, 1, 3, 4):
+        counts = taken[:, labels == label]
+        assert np.all(counts.max(axis=1) - counts.min(axis=1) <= 1)
+    # The classes are mixed, and orders differ between epochs and seeds.
+    assert np.mean(labels[epochs[0]][1:] == labels[epochs[0]][:-1]) < 0.6
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert not np.array_equal(epochs, balanced_epochs(labels, 8, seed=4))
+
+
+def test_balanced_batches_are_a_function_of_the_step():
+    images = np.zeros((30, 8, 8, 3), np.uint8)
+    images[..., 0] = np.arange(30)[:, None, None]
+    uneven = ArraySource(images, np.array([0] * 24 + [1] * 4 + [2] * 2))
+    whole = batches(0, 12, augment="none", source=uneven, balanced=True)
+    assert_equal(whole[5:], batches(5, 12, augment="none", source=uneven, balanced=True))
+    labels = np.concatenate([labels for _, labels in whole])[:90]
+    assert np.bincount(labels).tolist() == [30, 30, 30]
+    numbers = np.concatenate([x[:, 0, 0, 0] for x, _ in whole])[:90]
+    np.testing.assert_array_equal(uneven.labels[numbers.astype(int)], labels)

@@ -6,8 +6,10 @@ import tensorflow as tf
 
 from loops.losses import (
     LOSSES,
+    balanced_class_weights,
     binary_cross_entropy,
     cross_entropy,
+    example_weights,
     focal,
     losses_per_example,
     soft_targets,
@@ -131,3 +133,18 @@ def test_a_loss_of_another_rank_is_named(monkeypatch, loss, shape):
     monkeypatch.setitem(LOSSES, "mine", loss)
     with pytest.raises(ValueError, match=rf"loss mine must return .*, \[n\], not {shape}"):
         losses_per_example("mine", soft_targets(LABELS, 3), LOGITS)
+
+
+def test_balanced_class_weights_by_hand():
+    """12 examples in four classes, of which the third is empty: 12 / (3 * count)."""
+    labels = np.array([0] * 8 + [1] * 3 + [3])
+    found = balanced_class_weights(labels, 4)
+    np.testing.assert_allclose(found, [0.5, 4 / 3, 0.0, 4.0])
+    assert np.mean(np.array(found)[labels]) == pytest.approx(1.0)
+
+
+def test_example_weights_of_labels_and_of_mixed_labels():
+    class_weights = (0.5, 2.0, 4.0)
+    np.testing.assert_allclose(example_weights(tf.constant([2, 0]), class_weights), [4.0, 0.5])
+    mixed = tf.constant([[0.25, 0.75, 0.0]])
+    np.testing.assert_allclose(example_weights(mixed, class_weights), [0.25 * 0.5 + 0.75 * 2])

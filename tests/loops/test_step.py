@@ -1,9 +1,12 @@
 """Updates against figures worked out by hand, and one replica against two."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from loops.inputs import iterate
 from loops.losses import LOSSES, soft_targets
 from loops.metrics import METRICS, Metric
 from loops.schedule import LearningRate
@@ -38,6 +41,45 @@ def test_sgd_by_hand(strategy):
     take_steps(strategy, state, [(images, labels)])
     assert_close(weights(state.net), updated(before, gradients))
     assert state.step == 1
+
+
+def test_class_weights_by_hand(strategy):
+    """The gradient of each example is multiplied by the weight of its class, and so is the loss."""
+    state, (images, labels) = make_state(strategy, momentum=0.0), examples()
+    class_weights = (0.5, 2.0, 4.0)
+    before, (kernel, bias) = weights(state.net), weights(state.net)
+    weight = np.array(class_weights)[labels]
+    probabilities = softmax(images @ kernel + bias)
+    error = weight[:, None] * (probabilities - np.eye(3)[labels]) / len(images)
+    take_steps(strategy, state, [(images, labels)], class_weights=class_weights)
+    assert_close(weights(state.net), updated(before, [images.T @ error, error.sum(0)]))
+    loss = -weight * np.log(probabilities[np.arange(8), labels])
+    np.testing.assert_allclose(state.window["loss"].numpy(), [loss.sum()], rtol=1e-5)
+
+
+def test_the_time_spent_waiting_for_batches_is_measured(strategy):
+    def waited(slow):
+        def batch(i):
+            images = tf.constant(examples()[0][: 8 // replicas])
+            if slow:
+                x = tf.random.stateless_uniform((600, 600), [i, i])
+                for _ in range(4):
+                    x = tf.matmul(x, x) / 600
+                images += 0 * tf.reduce_sum(x)
+            return images, tf.constant(examples()[1][: 8 // replicas])
+
+        batches = tf.data.Dataset.range(200).map(batch)
+        iterator = iterate(strategy, batches if slow else batches.cache().prefetch(50))
+        step.run(iterator, tf.constant(2))
+        step.seconds_waited()
+        started = time.perf_counter()
+        step.run(iterator, tf.constant(20))
+        return step.seconds_waited() / (time.perf_counter() - started)
+
+    replicas = strategy.num_replicas_in_sync
+    step = take_steps(strategy, make_state(strategy), [examples()])
+    assert waited(slow=False) < 0.75 < waited(slow=True) <= 1.0
+    assert step.seconds_waited() == 0.0
 
 
 def test_nesterov_by_hand(one_replica):

@@ -7,12 +7,12 @@ def test_speed_since_the_last_reset():
     watch = Stopwatch(global_batch_size=8)
     assert watch.timings == {}
     watch.add_steps(3, 2.0)
-    watch.add_steps(5, 2.0)
-    assert watch.timings == {"images_per_second": 16.0}
+    watch.add_steps(5, 2.0, waited=1.0)
+    assert watch.timings == {"images_per_second": 16.0, "waiting_for_data": 0.25}
     watch.reset()
     assert watch.timings == {}
     watch.add_steps(1, 4.0)
-    assert watch.timings == {"images_per_second": 2.0}
+    assert watch.timings == {"images_per_second": 2.0, "waiting_for_data": 0.0}
 
 
 def test_time_left_by_the_last_times():

@@ -50,7 +50,9 @@ def test_every_metric_is_in_every_row(unstopped, strategy):
     figures = {"split", "step", "epoch", "loss", *METRICS}
     run_dir, _ = unstopped(strategy)
     for row in rows(run_dir):
-        more = {"learning_rate", "gradient_norm"} if row["split"] == "train" else set()
+        more = (
+            {"learning_rate", "gradient_norm", "weight_norm"} if row["split"] == "train" else set()
+        )
         assert row.keys() == figures | more
         assert all(math.isfinite(row[name]) for name in row.keys() - {"split"})
 
@@ -285,3 +287,73 @@ def test_the_plan_and_the_directory_are_readable(one_replica, tmp_path):
     trainer = make_trainer(one_replica, tmp_path)
     assert (trainer.plan, trainer.run_dir, trainer.evaluated_step) == (PLAN, tmp_path, -1)
     assert (trainer.workers.count, trainer.workers.is_chief) == (1, True)
+
+
+class Accuracies(Hook):
+    """Replaces the evaluator's top-1 accuracy on val, which decides on the best state."""
+
+    def __init__(self, trainer, values):
+        evaluate, values = trainer._evaluator.scores, iter(values)
+
+        def scores(split, **kwargs):
+            found = evaluate(split, **kwargs)
+            if split is trainer._val:
+                found.figures["top_1_accuracy"] = next(values)
+            return found
+
+        trainer._evaluator.scores = scores
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "evaluated", "best"),
+    [
+        # Epochs end at the steps 3, 6, 9 and 12.
+        ([0.5, 0.4, 0.4, 0.9], 2, [3, 6, 9], 3),
+        ([0.5, 0.6, 0.6, 0.9], 2, [3, 6, 9, 12], 12),
+        ([0.5, 0.4, 0.4, 0.9], 1, [3, 6], 3),
+        ([0.5, 0.4, 0.3, 0.2], 3, [3, 6, 9, 12], 3),
+        ([0.5, 0.4, 0.3, 0.2], 0, [3, 6, 9, 12], 3),
+    ],
+)
+def test_training_stops_early_when_patience_ends(
+    one_replica, tmp_path, values, patience, evaluated, best
+):
+    """Of equal accuracies the lower loss is better, so 0.6 after 0.6 may be an improvement."""
+    said = []
+    trainer = make_trainer(one_replica, tmp_path, patience=patience, say=said)
+    Accuracies(trainer, values)
+    outcome = trainer.run()
+    assert [row["step"] for row in rows(tmp_path, "val")] == evaluated
+    if best != 12:
+        assert outcome.step == best
+    stopped = f"stopped early at step {evaluated[-1]}: no improvement on val for {patience} epochs"
+    assert said == ([stopped] if evaluated[-1] < 12 else [])
+    # The same command again: the state is out of patience, and is only scored again.
+    again = make_trainer(one_replica, tmp_path, patience=patience, say=[])
+    assert again.run().step == outcome.step
+    assert [row["step"] for row in rows(tmp_path, "val")] == evaluated
+
+
+def test_a_hook_is_called_at_the_steps_that_it_asks_for(one_replica, tmp_path):
+    calls = []
+
+    class Every(Hook):
+        def __init__(self, interval):
+            self.interval = interval
+
+        def next_step(self, step):
+            return (step // self.interval + 1) * self.interval if step < 12 else None
+
+        def on_step(self, trainer):
+            calls.append((self.interval, trainer.step))
+
+        def on_log(self, trainer, row):
+            calls.append(("row", row["step"]))
+
+    make_trainer(one_replica, tmp_path, Every(4), Every(5), log_steps=6).run()
+    rows_of_both = [("row", step) for step in (3, 6, 9, 12) for _ in range(2)]
+    assert [call for call in calls if call[0] == "row"] == rows_of_both
+    assert [call for call in calls if call[0] != "row"] == [
+        (4, 4), (5, 5), (4, 8), (5, 10), (4, 12),
+    ]  # fmt: skip
+    assert calls.index((4, 12)) < calls.index(("row", 12))

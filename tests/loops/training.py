@@ -34,6 +34,7 @@ def make_trainer(
     on_nan="stop",
     on_save_error="stop",
     best_metric="top_1_accuracy",
+    patience=0.0,
     say=None,
 ):
     """A trainer that continues with what is in the directory; `say` is a list for its messages."""
@@ -56,6 +57,7 @@ def make_trainer(
         intervals=Intervals(log_steps, eval_epochs, save_minutes),
         policy=FailurePolicy(on_nan, on_save_error),
         best_metric=best_metric,
+        patience=patience,
         say=print if say is None else say.append,
     )
 
