@@ -1,0 +1,150 @@
+"""Compares saved runs: what compare.py does.
+
+In Python:
+
+comparison = compare_runs(["runs/baseline", "runs/wider"])
+print(as_text(comparison), comparison.differences[0].estimate)
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+import pictures
+from commands.comparison import gather
+from commands.comparison_report import Comparison, as_csv, as_json, as_markdown, as_text
+from commands.differences import compare_groups, predictions_of
+from commands.options import CompareOptions
+from commands.setting import ConfigError, convert
+from loops.errors import RunError, SaveError, reason
+from loops.metrics import figures, higher_is_better
+from loops.records.terminal import Terminal
+from pictures.figure import BLUE, ORANGE, Figure
+
+_FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv, "json": as_json}
+_MOST_IMAGES = 60
+
+
+def compare(options: CompareOptions) -> Comparison:
+    """Compares runs, prints the comparison, and draws what is asked for.
+
+    Raises:
+        ConfigError, data.DataError, RunError: something is missing, damaged or does not fit.
+    """
+    options = convert(dataclasses.asdict(options), CompareOptions)
+    chart, examples = (_picture_path(options, name) for name in ("chart", "examples"))
+    comparison = compare_runs(options.runs, options.metric, confidence=options.confidence)
+    if examples:
+        _draw_examples(comparison, examples, options.data_dir)
+    if chart:
+        _draw_curves(comparison, chart)
+    Terminal().line(_FORMATS[options.format](comparison))
+    if options.format == "csv":  # Which has no place for remarks.
+        for remark in [*comparison.notes, *comparison.sentences]:
+            Terminal(sys.stderr).line(remark)
+    return comparison
+
+
+def compare_runs(
+    runs: Sequence[str | os.PathLike],
+    metric: str = "top_1_accuracy",
+    *,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compares runs. Those that differ in their seed alone are summarized together.
+
+    Args:
+        runs: directories of runs, or directories that contain them. The first run, with the others
+            of its group, is what the other groups are compared with.
+        metric: "loss" or a key of `loops.metrics.METRICS`.
+        confidence: level of the intervals, and of the tests.
+
+    Raises:
+        ConfigError, RunError: there are no such runs, one is damaged, or there is no such metric.
+    """
+    if metric not in figures():
+        raise ConfigError(f"--metric={metric} is unknown; known: {', '.join(figures())}")
+    groups, notes = gather(runs, metric)
+    return Comparison(
+        metric=metric,
+        confidence=confidence,
+        groups=tuple(groups),
+        differences=tuple(compare_groups(groups, metric, confidence)),
+        notes=tuple(notes),
+    )
+
+
+def _picture_path(options: CompareOptions, flag: str) -> pathlib.Path | None:
+    """The file to draw in; raises ConfigError if none can be there."""
+    value = getattr(options, flag)
+    if value is None:
+        return None
+    path = pathlib.Path(value).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or path.suffix.lower() != ".png":
+        raise ConfigError(f"--{flag}={value}: expected the name of a .png file in a directory that "
+                          "exists")  # fmt: skip
+    return path
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    try:
+        pictures.save(figure, path)
+    except OSError as error:
+        raise SaveError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _draw_curves(comparison: Comparison, path: pathlib.Path) -> None:
+    """Draws the validation curves of each group, seeds as a band."""
+    label, _ = figures()[comparison.metric]
+    figure = pictures.compare_curves(
+        {
+            group.name: [entry.val for entry in group.entries if len(entry.val["epoch"])]
+            for group in comparison.groups
+        },
+        metric_label=f"{label} on val",
+        higher_is_better=higher_is_better(comparison.metric),
+    )
+    _save(figure, path)
+
+
+def _draw_examples(comparison: Comparison, path: pathlib.Path, data_dir: str | None) -> None:
+    """Draws test images that only one of two runs classifies correctly."""
+    entries = [entry for group in comparison.groups for entry in group.finished]
+    if len(entries) != 2:
+        raise ConfigError(
+            f"--examples={path}: it shows what tells two finished runs apart, not {len(entries)}; "
+            "name two"
+        )
+    first, second = entries
+    one, other = predictions_of(first), predictions_of(second)
+    if not np.array_equal(one.labels, other.labels):
+        raise RunError("--examples: the two runs were scored on different test splits")
+    only_first = np.flatnonzero(one.correct & ~other.correct)
+    only_second = np.flatnonzero(other.correct & ~one.correct)
+    half = _MOST_IMAGES // 2
+    numbers = np.concatenate(
+        [
+            only_first[: max(half, _MOST_IMAGES - len(only_second))],
+            only_second[: max(half, _MOST_IMAGES - len(only_first))],
+        ]
+    )
+    classes = first.run.data.class_names
+    captions = [
+        f"{classes[one.labels[i]]}\n{first.name}: {classes[one.predicted[i]]}\n"
+        f"{second.name}: {classes[other.predicted[i]]}"
+        for i in numbers
+    ]
+    source = first.run.dataset(data_dir, split="test").splits["test"]
+    figure = pictures.image_grid(
+        source.fetch(tf.constant(numbers)).numpy(),
+        captions,
+        title=f"Of {len(one.labels):,} test images only {first.name} is right on "
+        f"{len(only_first):,} (blue), only {second.name} on {len(only_second):,} (orange)",
+        colors=[BLUE if one.correct[i] else ORANGE for i in numbers],
+    )
+    _save(figure, path)

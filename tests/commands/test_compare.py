@@ -1,0 +1,484 @@
+"""Comparisons of runs: groups, tests, sentences, formats, pictures, and what cannot be compared."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import build
+from commands.compare import compare_runs
+from commands.comparison_report import as_csv, as_json, as_markdown, as_text
+from commands.config import Config
+from commands.run import Run
+from commands.saved_config import Code, SavedConfig, write_config
+from loops.records.predictions import Predictions, write_predictions
+from loops.records.run import write_json
+from tests.commands import helpers
+from tests.commands.helpers import TINY, call, read, refused
+
+EXAMPLES = 359  # In the test split of digits.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_net():
+    with helpers.tiny_net():
+        yield
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_net):
+    """The configuration of a run of one epoch, and its test labels."""
+    requested = Config(net="tiny", dataset="digits", batch_size=256, epochs=1.0)
+    dataset = build.load_data(requested)
+    config = build.resolve(requested, dataset)
+    code = Code(from_step=0, net="0123456789ab", versions={})
+    info = build.data_info(dataset, config)
+    return SavedConfig(settings=config, data=info, code=(code,)), dataset.splits["test"].labels
+
+
+@pytest.fixture
+def make(tmp_path, saved):
+    """Makes runs, as training leaves them, with given numbers of correct test predictions."""
+    saved, labels = saved
+
+    def make(name, correct, *, seed=0, offset=0, losses=None, finished=True, data=None, **settings):
+        """Makes a run.
+
+        Args:
+            name: of its directory.
+            correct: number of correct predictions, those of examples from `offset` on.
+            seed: its seed.
+            offset: number of the first example that is classified correctly.
+            losses: of each example.
+            finished: whether it has a result.
+            data: fingerprints to change.
+            **settings: to change.
+        """
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        info = dataclasses.replace(saved.data, fingerprints=saved.data.fingerprints | (data or {}))
+        config = dataclasses.replace(saved.settings, seed=seed, **settings)
+        write_config(path, dataclasses.replace(saved, settings=config, data=info))
+        rows = [{"split": "train", "step": 6}, {"split": "val", "step": 6, "top_1_accuracy": 0.75}]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if not finished:
+            return path
+        numbers = np.arange(EXAMPLES)
+        is_correct = (numbers >= offset) & (numbers < offset + correct)
+        predictions = Predictions(
+            labels=labels,
+            predicted=np.where(is_correct, labels, (labels + 1) % 10).astype(np.int32),
+            confidences=np.full(EXAMPLES, 0.5, np.float32),
+            label_probabilities=np.full(EXAMPLES, 0.25, np.float32),
+            losses=np.asarray(np.ones(EXAMPLES) if losses is None else losses, np.float32),
+        )
+        write_predictions(path, predictions)
+        result = {
+            "loss": float(predictions.losses.mean()),
+            "top_1_accuracy": float(is_correct.mean()),
+            "top_5_accuracy": 1.0,
+            "expected_calibration_error": 0.125,
+            "examples": EXAMPLES,
+            "checkpoint": str(path / "best/step-6"),
+            "step": 6,
+            "selected_on": "val",
+        }
+        write_json(path / "result.json", result)
+        return path
+
+    return make
+
+
+def edit(path, **fields):
+    path.write_text(json.dumps(read(path) | fields))
+
+
+def test_groups_of_seeds_are_compared_with_welchs_test(make, tmp_path):
+    """Accuracies are 300/359, ..., 316/359."""
+    for seed, (a, b) in enumerate([(300, 310), (304, 313), (308, 316)]):
+        make(f"runs/a{seed}", a, seed=seed)
+        make(f"runs/b{seed}", b, seed=seed, learning_rate=0.1)
+    comparison = compare_runs([tmp_path / "runs"])
+    first, second = comparison.groups
+    assert (first.name, second.name) == ("learning_rate=0.2", "learning_rate=0.1")
+    np.testing.assert_allclose(second.figure("top_1_accuracy") * EXAMPLES, [310, 313, 316])
+    (found,) = comparison.differences
+    assert (found.test, found.seeds, found.is_seen) == ("Welch", (3, 3), True)
+    # 9 -+ t(0.975, df) * sqrt((16 + 9) / 3) with df = 2 * 25**2 / (16**2 + 9**2) = 3.709.
+    low, high = 9 - 8.2701, 9 + 8.2701
+    assert found.estimate.difference * EXAMPLES == pytest.approx(9)
+    assert found.estimate[1:3] == pytest.approx((low / EXAMPLES, high / EXAMPLES), abs=2e-5)
+    assert found.sentence == (
+        "top-1: learning_rate=0.1 is better than learning_rate=0.2 by 2.5 points (95% interval "
+        f"0.2 to 4.8, n = 3 seeds each, Welch p = {found.corrected_p:.2g})."
+    )
+    table = as_text(comparison).splitlines()
+    assert table[0].split("  ")[0] == "learning_rate"
+    assert table[1].split()[:5] == ["0.2", "3", "84.68%", "±", "1.11"]
+    assert table[2].split()[:5] == ["0.1", "3", "87.19%", "±", "0.84"]
+
+
+def test_a_difference_that_cannot_be_seen(make, tmp_path):
+    """0.56 points with deviations of 1.11 each: an effect of 0.5, for which Cohen has 64."""
+    for seed, correct in enumerate([300, 304, 308]):
+        make(f"a{seed}", correct, seed=seed)
+        make(f"b{seed}", correct - 2, seed=seed, learning_rate=0.1)
+    (found,) = compare_runs([tmp_path]).differences
+    assert (found.is_seen, found.seeds_needed) == (False, 64)
+    assert found.sentence.startswith(
+        "top-1: no difference can be seen between learning_rate=0.1 and learning_rate=0.2: 0.6 "
+        "points for learning_rate=0.2 (95% interval -2.0 to 3.1, n = 3 seeds each, Welch p = 0.57)"
+    )
+    assert found.sentence.endswith("; about 64 seeds each would show one of 0.6 points.")
+
+
+def test_two_runs_are_compared_example_by_example(make):
+    """The first is right on examples 0 to 299, the second on 10 to 339."""
+    one, other = make("one", 300), make("other", 330, offset=10, optimizer="lion")
+    comparison = compare_runs([one, other])
+    (found,) = comparison.differences
+    assert (found.test, found.only, found.is_seen) == ("McNemar", (10, 40), True)
+    assert found.estimate.difference == pytest.approx(30 / EXAMPLES)
+    assert found.estimate.p_value == pytest.approx(2.386e-5, rel=1e-3)  # 10 or fewer of 50, twice.
+    assert found.sentence == (
+        "top-1: optimizer=lion is better than optimizer=sgd by 8.4 points (95% interval 4.5 to "
+        "12.1, of 359 examples only optimizer=sgd is right on 10, only optimizer=lion on 40, "
+        "McNemar p < 0.001). This is about these two trained nets, not about other seeds."
+    )
+    # The order of the runs decides what is compared with what, and nothing else.
+    (back,) = compare_runs([other, one]).differences
+    assert back.estimate.difference == -found.estimate.difference
+    assert back.sentence.startswith("top-1: optimizer=lion is better than optimizer=sgd by 8.4 ")
+
+
+def test_lower_is_better(make):
+    """Losses of 1 on all examples, and of 0.9 and 0.8 on half of them each."""
+    one = make("one", 300, losses=np.ones(EXAMPLES))
+    other = make("other", 300, losses=0.8 + 0.1 * (np.arange(EXAMPLES) % 2), momentum=0.8)
+    (found,) = compare_runs([one, other], "loss").differences
+    assert (found.test, found.is_seen) == ("paired t", True)
+    assert found.estimate.difference == pytest.approx(-0.15, abs=2e-4)
+    assert found.sentence.startswith(
+        "loss: momentum=0.8 is better than momentum=0.9 by 0.150 (95% interval 0.145 to 0.155, "
+        "359 examples, paired t p < 0.001)."
+    )
+
+
+def test_figures_without_a_value_per_example(make):
+    runs = make("one", 300), make("other", 330, momentum=0.8)
+    (found,) = compare_runs(runs, "expected_calibration_error").differences
+    assert (found.metric, found.test, found.only) == ("top_1_accuracy", "McNemar", (0, 30))
+    assert found.sentence.endswith(" ECE cannot be compared example by example.")
+
+
+def test_two_seeds_are_two_nets_too(make):
+    comparison = compare_runs([make("one", 300), make("other", 330, seed=1)])
+    assert [group.name for group in comparison.groups] == ["tiny on digits"]
+    mean, nets = comparison.sentences
+    assert mean == (
+        "top-1: 87.74% ± 5.91 for tiny on digits (95% interval of the mean 34.65% to 100.00%, "
+        "n = 2 seeds)."
+    )
+    assert nets.startswith("top-1: other is better than one by 8.4 points ")
+
+
+def test_nets_that_answer_alike(make):
+    """Also where all answers are correct."""
+    for name, correct in (("all", EXAMPLES), ("some", 300)):
+        runs = make(f"{name}/a", correct), make(f"{name}/b", correct, momentum=0.8)
+        (found,) = compare_runs(runs).differences
+        assert (found.only, found.estimate.p_value, found.is_seen) == ((0, 0), 1, False)
+        assert "no difference can be seen between momentum=0.9 and momentum=0.8 (95% interval " in (
+            found.sentence
+        )
+        assert "both are right on the same of 359 examples" in found.sentence
+
+
+def test_seeds_without_a_spread(make, tmp_path):
+    for seed in (0, 1):
+        make(f"a{seed}", EXAMPLES, seed=seed)
+        make(f"b{seed}", 300, seed=seed, momentum=0.8)
+    (found,) = compare_runs([tmp_path]).differences
+    assert (found.test, found.is_seen) == (None, False)
+    assert "-16.43 points, but no test: the seeds of each do not differ" in found.sentence
+
+
+def test_one_run_against_several(make, tmp_path):
+    """The accuracies 330 against 300, 304 and 308: 26 -+ t(0.975, 2) * 4 * sqrt(4 / 3)."""
+    one = make("one", 330, momentum=0.8)
+    for seed, correct in enumerate([300, 304, 308]):
+        make(f"runs/{seed}", correct, seed=seed)
+    for paths, sign in (([one, tmp_path / "runs"], -1), ([tmp_path / "runs", one], 1)):
+        (found,) = compare_runs(paths).differences
+        assert found.test == "one against several"
+        bounds = sorted(sign * (26 + half) / EXAMPLES for half in (-19.873, 19.873))
+        assert found.estimate[1:3] == pytest.approx(bounds, abs=1e-5)
+        assert found.sentence.startswith("top-1: momentum=0.8 is better than momentum=0.9 by ")
+        assert found.sentence.endswith(
+            " With one run of momentum=0.8, this assumes that its seeds would differ as much as "
+            "those of momentum=0.9."
+        )
+
+
+def test_several_comparisons_are_corrected(make):
+    """McNemar's p of 0 against 6, 7 and 8 examples, times 1, 2 and 3."""
+    runs = [make(f"run{i}", 300 + i, momentum=0.9 - i / 100) for i in (0, 6, 7, 8)]
+    comparison = compare_runs(runs)
+    assert [d.second for d in comparison.differences] == [
+        *("momentum=0.82", "momentum=0.83", "momentum=0.84")
+    ]
+    corrected = [d.corrected_p for d in comparison.differences]
+    assert corrected == pytest.approx([6 / 2**8, 4 / 2**7, 2 / 2**6])
+    assert comparison.sentences[-1] == (
+        "The p values are corrected for 3 comparisons with momentum=0.9, the first (Holm 1979); "
+        "the intervals are not."
+    )
+
+
+def test_what_makes_a_group(make, tmp_path):
+    """What does not change results does not matter; data, code and number of workers do."""
+    make("1", 300)
+    make("2", 300, seed=1, device="auto", hooks=["count"], data_dir="/elsewhere", log_steps=7)
+    make("3", 300, seed=2, deterministic=True, save_minutes=1)
+    assert [group.name for group in compare_runs([tmp_path]).groups] == ["tiny on digits"]
+    make("4", 300, data={"train": "other"})
+    code = read(tmp_path / "1/config.json")["code"]
+    edit(make("5", 300) / "config.json", code=[code[0] | {"net": "edited"}])
+    edit(make("6", 300) / "config.json", workers=2)
+    names = {group.name for group in compare_runs([tmp_path]).groups}
+    prints = {name: read(tmp_path / f"{name}/config.json")["data"]["fingerprints"] for name in "14"}
+    train = {name: f"{p['train']}+{p['val']}" for name, p in prints.items()}
+    assert names == {
+        f"workers=1, train_data={train['1']}, operations={code[0]['net']}",
+        f"workers=1, train_data={train['4']}, operations={code[0]['net']}",
+        f"workers=1, train_data={train['1']}, operations=edited",
+        f"workers=2, train_data={train['1']}, operations={code[0]['net']}",
+    }
+
+
+def test_names_leave_out_what_follows_from_other_settings(make, tmp_path):
+    make("1", 300)
+    make("2", 300, epochs=2, warmup_epochs=0.4, batch_norm_momentum=0.91)
+    groups = compare_runs([tmp_path]).groups
+    assert [group.name for group in groups] == ["epochs=1", "epochs=2"]
+    assert groups[1].settings == {"epochs": 2, "warmup_epochs": 0.4, "batch_norm_momentum": 0.91}
+    make("3", 300, epochs=2, warmup_epochs=0.2)
+    names = {group.name for group in compare_runs([tmp_path]).groups}
+    assert "batch_norm_momentum=0.9, epochs=2, warmup_epochs=0.2" in names
+
+
+def test_names_are_on_one_line(make):
+    one, other = make("one\ntwo", 300), make("other", 310, init_from="a|b\x1b")
+    comparison = compare_runs([one, other])
+    assert [group.entries[0].name for group in comparison.groups] == [r"one\ntwo", "other"]
+    assert comparison.groups[1].name == r"init_from=a|b\x1b"
+    assert len(as_text(comparison).splitlines()) == 5
+    assert as_markdown(comparison).splitlines()[3].startswith(r"| a\|b\x1b | 1 | 86.35% |")
+
+
+def test_repeats_of_a_seed_count_as_one(make, tmp_path):
+    for name, correct, seed in (("1", 300, 0), ("2", 304, 0), ("3", 310, 1)):
+        make(name, correct, seed=seed)
+    comparison = compare_runs([tmp_path, tmp_path / "1"])
+    (group,) = comparison.groups
+    np.testing.assert_allclose(group.figure("top_1_accuracy") * EXAMPLES, [302, 310])
+    assert comparison.notes == ("2 runs of tiny on digits have seed 0; they count as one",)
+
+
+def test_runs_that_are_not_finished(make):
+    paths = make("one", 300), make("other", 300, finished=False, momentum=0.8, epochs=3)
+    comparison = compare_runs(paths)
+    assert comparison.differences[0].test is None
+    assert comparison.differences[0].sentence.endswith(
+        "no test: no run of epochs=3, momentum=0.8 is finished, with a finite figure."
+    )
+    assert comparison.notes == ("not finished: other, step 6 of 16, best top-1 on val 75.00%",)
+    assert as_text(comparison).splitlines()[2].split()[:4] == ["3", "0.8", "0", "-"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data": {"test": "other"}}, "their test splits differ"),
+        ({"loss": "focal"}, "the one is the cross_entropy and the other the focal"),
+    ],
+)
+def test_figures_of_different_things(make, change, reason):
+    runs = make("one", 300), make("other", 300, momentum=0.8, **change)
+    comparison = compare_runs(runs, "loss")
+    assert comparison.differences[0].test is None
+    assert reason in comparison.differences[0].sentence
+    assert len(as_text(comparison).splitlines()) >= 5
+
+
+def test_figures_that_are_not_finite(make, tmp_path):
+    for seed in range(3):
+        make(f"a{seed}", 300 + seed, seed=seed)
+        make(f"b{seed}", 305 + seed, seed=seed, momentum=0.8)
+    edit(tmp_path / "a2/result.json", top_1_accuracy=None)
+    comparison = compare_runs([tmp_path])
+    assert comparison.differences[0].seeds == (2, 3)
+    assert comparison.notes == ("left out: a2 has no finite top-1 on test",)
+    assert "NaN" not in as_json(comparison) + as_csv(comparison)
+    assert json.loads(as_json(comparison))["groups"][0]["runs"][2]["test"]["top_1_accuracy"] is None
+
+
+def test_predictions_that_are_missing_or_of_another_run(make):
+    one, other = make("one", 300), make("other", 320, momentum=0.8)
+    shutil.copy(one / "predictions.npz", other)
+    (found,) = compare_runs([one, other]).differences
+    assert (found.test, found.estimate.difference) == (None, pytest.approx(20 / EXAMPLES))
+    assert found.sentence.startswith(
+        "top-1: momentum=0.8 against momentum=0.9: +5.57 points, but no test: "
+        f"{other / 'predictions.npz'} does not belong to the run's result"
+    )
+    (other / "predictions.npz").write_bytes(b"damaged")
+    (found,) = compare_runs([one, other]).differences
+    assert f"no test: cannot read {other / 'predictions.npz'}: " in found.sentence
+    (other / "predictions.npz").unlink()
+    (found,) = compare_runs([one, other]).differences
+    assert "no test: other has no predictions.npz, which only newer runs have." in found.sentence
+
+
+def test_damaged_runs(make, tmp_path):
+    """One that is named is an error; one that is found is left out."""
+    one, other = make("runs/one", 300), make("runs/other", 320, momentum=0.8)
+    (other / "result.json").write_text("{")
+    with pytest.raises(Exception, match=r"cannot read .*/other/result\.json"):
+        compare_runs([one, other])
+    comparison = compare_runs([tmp_path / "runs"])
+    assert len(comparison.groups) == 1
+    assert comparison.notes[0].startswith(f"left out: cannot read {other / 'result.json'}")
+
+
+def test_runs_are_searched_for_but_not_inside_of_runs(make, tmp_path):
+    one = make("runs/deep/one", 300)
+    make("runs/deep/one/best/copy", 300, momentum=0.8)
+    make("runs/two", 300, seed=1)
+    (tmp_path / "runs/loop").symlink_to(tmp_path / "runs", target_is_directory=True)
+    (group,) = compare_runs([tmp_path / "runs"]).groups
+    assert [entry.name for entry in group.entries] == ["deep/one", "two"]
+    # Its net is not in the table any more.
+    edit(one / "config.json", settings=read(one / "config.json")["settings"] | {"net": "gone"})
+    assert len(compare_runs([tmp_path / "runs"]).groups) == 2
+
+
+def test_formats(make, tmp_path, capsys):
+    for seed in (0, 1):
+        make(f"a{seed}", 300 + seed, seed=seed)
+        make(f"b{seed}", 310 + seed, seed=seed, augment="crop:1,flip", finished=seed == 0)
+    for form, make_text in (("text", as_text), ("markdown", as_markdown), ("json", as_json)):
+        comparison = call("compare.py", tmp_path, f"--format={form}")
+        assert capsys.readouterr().out == make_text(comparison) + "\n"
+    content = json.loads(as_json(comparison))
+    assert [group["differs_in"] for group in content["groups"]] == [
+        {"augment": "crop:1"},
+        {"augment": "crop:1,flip"},
+    ]
+    assert content["groups"][0]["test"]["top_1_accuracy"] == {
+        "seeds": 2,
+        "mean": pytest.approx(300.5 / EXAMPLES),
+        "std": pytest.approx(math.sqrt(0.5) / EXAMPLES),
+    }
+    assert content["groups"][0]["runs"][1]["path"] == str(tmp_path / "a1")
+    assert content["comparisons"][0]["test"] == "one against several"
+    assert content["sentences"] == comparison.sentences
+    markdown = as_markdown(comparison).splitlines()
+    assert markdown[0].startswith("| augment | n | test top-1 | best val top-1 | trained |")
+    assert markdown[1] == "|" + "---|" * 8
+    assert markdown[3].startswith("| crop:1,flip | 1 | 86.35% |")
+    assert markdown[-1] == f"- {comparison.sentences[-1]}"
+    call("compare.py", tmp_path, "--format=csv")
+    out, err = capsys.readouterr()
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [row["run"] for row in table] == [str(tmp_path / n) for n in ("a0", "a1", "b0", "b1")]
+    assert table[2]["augment"] == "crop:1,flip"
+    assert float(table[1]["test_top_1_accuracy"]) == pytest.approx(301 / EXAMPLES)
+    assert (table[3]["finished"], table[3]["test_loss"], table[3]["step"]) == ("false", "", "6")
+    assert err.splitlines() == [*comparison.notes, *comparison.sentences]
+
+
+def test_a_wide_table_leaves_out_columns(make, tmp_path):
+    wide = {"epochs": 2, "momentum": 0.8, "weight_decay": 0.25, "clip_norm": 1.0, "patience": 3}
+    make("a", 300)
+    make("b", 300, **wide)
+    comparison = compare_runs([tmp_path])
+    header = as_text(comparison).splitlines()[0]
+    assert len(header) <= 100
+    assert "test loss" in header
+    assert "test top-5" not in header
+    assert "test top-5" in as_markdown(comparison)
+
+
+@pytest.mark.slow
+def test_trained_runs(tmp_path):
+    """What a comparison counts is what the runs have saved."""
+    for seed in (0, 1):
+        call("train.py", *TINY, "--epochs=1", f"--seed={seed}", f"--run_dir={tmp_path}/{seed}")
+    (found,) = compare_runs([tmp_path]).differences
+    one, other = (Run.open(tmp_path / str(seed)) for seed in (0, 1))
+    assert found.test == "McNemar"
+    difference = other.result["top_1_accuracy"] - one.result["top_1_accuracy"]
+    assert found.estimate.difference == pytest.approx(difference, abs=1e-6)
+    assert found.only[1] - found.only[0] == round(difference * EXAMPLES)
+
+
+def test_pictures(make, tmp_path):
+    one, other = make("one", 357), make("other", 356, offset=2, momentum=0.8)
+    chart, examples = tmp_path / "chart.png", tmp_path / "examples.png"
+    call("compare.py", one, other, f"--chart={chart}", f"--examples={examples}")
+    assert Image.open(chart).width > Image.open(chart).height > 300
+    assert Image.open(examples).width > 300
+
+
+def test_the_images_that_tell_two_runs_apart(make, tmp_path, monkeypatch):
+    """The first is right on 0 to 356, the second on 2 to 357: so on 0 and 1, and on 357."""
+    found = {}
+
+    def image_grid(images, captions, **options):
+        found.update(images=images, captions=captions, **options)
+
+    monkeypatch.setattr("pictures.image_grid", image_grid)
+    monkeypatch.setattr("pictures.save", lambda figure, path: None)
+    one, other = make("one", 357), make("other", 356, offset=2, momentum=0.8)
+    call("compare.py", one, other, f"--examples={tmp_path / 'x.png'}")
+    source = Run.open(one).dataset().splits["test"]
+    np.testing.assert_array_equal(found["images"], source.fetch([0, 1, 357]).numpy())
+    labels = source.labels[[0, 1, 357]]
+    assert found["captions"] == [
+        f"{labels[0]}\none: {labels[0]}\nother: {(labels[0] + 1) % 10}",
+        f"{labels[1]}\none: {labels[1]}\nother: {(labels[1] + 1) % 10}",
+        f"{labels[2]}\none: {(labels[2] + 1) % 10}\nother: {labels[2]}",
+    ]
+    assert found["title"] == (
+        "Of 359 test images only one is right on 2 (blue), only other on 1 (orange)"
+    )
+    assert found["colors"][0] == found["colors"][1] != found["colors"][2]
+
+
+def test_mistakes_are_one_line(make, tmp_path, capsys):
+    run = make("runs/one", 300)
+    make("runs/other", 300, seed=1, finished=False)
+    for args, line in (
+        ([], "nothing to compare: give directories of runs"),
+        ([tmp_path / "none"], "none is not a run directory, it is not a directory"),
+        ([run, run.parent.parent], None),
+        ([run, "--metric=speed"], "--metric=speed is unknown; known: loss, top_1_accuracy, "),
+        ([run, "--confidence=1"], "--confidence=1"),
+        ([run, f"--chart={tmp_path}/x.jpg"], "expected the name of a .png file in a directory"),
+        ([run, f"--chart={tmp_path}/no/x.png"], "expected the name of a .png file in a directory"),
+        ([run.parent, f"--examples={tmp_path}/x.png"], "two finished runs apart, not 1; name two"),
+    ):
+        if line is not None:
+            assert line in refused(capsys, "compare.py", *args)
+    (tmp_path / "empty").mkdir()
+    assert "empty is not a run directory, and there is none below it" in refused(
+        capsys, "compare.py", tmp_path / "empty"
+    )
+    assert not list(tmp_path.glob("*.png"))
