@@ -78,6 +78,8 @@ def one_line_errors():
         if message is None:
             raise
         fail(message)
+    except BrokenPipeError:  # Of predict.py | head.
+        sys.exit(EXIT_SIGNAL + signal.SIGPIPE)
     except OSError as error:
         if error.filename is None:
             raise
@@ -86,6 +88,12 @@ def one_line_errors():
 
 def fail(message: str) -> None:
     """Exits with one printable line on standard error, or standard output if that is closed."""
+    report(message)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def report(message: str) -> None:
+    """Prints one printable line on standard error, or standard output if that is closed."""
     line = " ".join(filter(None, (part.strip() for part in message.splitlines())))
     line = re.sub(r"\S{501,}", lambda word: f"{word[0][:300]}...{word[0][-100:]}", line)
     line = f"{line[:1500]} ... {line[-300:]}" if len(line) > 2000 else line
@@ -95,7 +103,6 @@ def fail(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         encoding = stream.encoding or "utf-8"
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    sys.exit(EXIT_BAD_INPUT)
 
 
 _stderr_was_closed = False

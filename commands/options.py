@@ -123,23 +123,29 @@ class PredictOptions:
 
     images: tuple[Text, ...] = setting(
         (),
-        "Image files, directories of them, or patterns such as 'photos/*.png'; - reads paths from "
-        "standard input, one per line.",
+        "Image files, directories, or patterns such as 'photos/*.png'; - reads paths from standard "
+        "input, one per line. A path that is given twice is classified twice.",
         positional=True,
     )
     run_dir: Text | None = setting(None, "Directory of the run. Required.", path=True)
     checkpoint: Text | None = setting(None, _CHECKPOINT, path=True)
     top: Count = setting(3, "Number of classes to print for each image, the most probable first.")
-    format: Literal["text", "csv", "json"] = setting("text", "Format of standard output.")
+    format: Literal["text", "csv", "json"] = setting(
+        "text",
+        "Format of standard output: text, aligned columns; csv, a header and a row per image with "
+        "path, class, probability, class_2, probability_2, ...; json, an object per line (JSON "
+        "Lines). Images that cannot be read are named on standard error.",
+    )
     tta: tuple[Text, ...] = setting(
         (),
         "Test-time augmentation: average the probabilities over variants of each image. flip adds "
-        "its mirror image; shifts adds shifts by 1/32 of its size in four directions.",
+        "its mirror image; shifts adds shifts by 1/32 of its size in four directions; flip,shifts "
+        "is all ten combinations.",
     )
     grad_cam: Text | None = setting(
         None,
-        "Directory to write images to on which the regions that speak for the predicted class are "
-        "marked (Grad-CAM, Selvaraju et al. 2016).",
+        "Directory to write images to, 512x512 pixels, on which the regions that speak for the "
+        "predicted class are marked (Grad-CAM, Selvaraju et al. 2016).",
         path=True,
     )
     allow_changes: bool = setting(False, _ALLOW_CHANGES)
@@ -158,7 +164,7 @@ class ExportOptions:
     format: Literal["saved_model", "tflite", "onnx"] = setting(
         "saved_model",
         "saved_model, for TensorFlow; tflite, for LiteRT on phones and small devices; onnx, which "
-        "needs pip install tf2onnx.",
+        "needs pip install tf2onnx onnx onnxruntime. All compute in float32, unless --int8.",
     )
     int8: bool = setting(
         False,
@@ -186,15 +192,20 @@ class CompareOptions:
     """The flags of compare.py."""
 
     runs: tuple[Text, ...] = setting(
-        (), "Directories of runs, or directories that contain them.", positional=True
+        (),
+        "Directories of runs, or directories that are searched for runs. Runs that differ in their "
+        "seed alone form a group. The others are compared with the group of the first run.",
+        positional=True,
     )
     metric: Text = setting(
         "top_1_accuracy",
-        "Figure to compare: loss or a name from the table in loops/metrics.py. Example-by-example "
-        "comparisons are of the top-1 accuracy.",
+        "Figure to compare: loss or a name from the table in loops/metrics.py. Two single runs are "
+        "compared example by example, by their loss or their top-1 accuracy.",
     )
     format: Literal["text", "markdown", "csv", "json"] = setting(
-        "text", "Format of standard output."
+        "text",
+        "Format of standard output: text or markdown, a row per group and sentences; csv, a row "
+        "per run; json, everything.",
     )
     chart: Text | None = setting(
         None, "PNG file to draw the curves in, those of several seeds as a band.", path=True

@@ -85,7 +85,7 @@ def convert(values: Mapping[str, Any], cls: type[Options], where: str = "") -> O
     for name, value in values.items():
         if name not in fields:
             raise ConfigError(f"{prefix}there is no setting {name!r}")
-        _check_text(name, value, is_path=fields[name].metadata["path"], prefix=prefix)
+        _check_text(fields[name], value, prefix)
     try:
         return msgspec.convert(values, cls)
     except msgspec.ValidationError as error:
@@ -132,12 +132,15 @@ def accepted(field: dataclasses.Field) -> str:
     return f"{what} ({', '.join(limits)})" if limits else what
 
 
-def _check_text(name: str, value, *, is_path: bool, prefix: str) -> None:
+def _check_text(field: dataclasses.Field, value, prefix: str) -> None:
+    name, is_path = field.name, field.metadata["path"]
+    # An argument can be the name of a file with bytes that are not UTF-8.
+    errors = "surrogateescape" if field.metadata["positional"] else "strict"
     for text in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(text, str):
             continue
         try:
-            text.encode()
+            text.encode("utf-8", errors)
         except UnicodeEncodeError:
             text = "\0"
         if "\0" in text:

@@ -43,7 +43,7 @@ def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Pa
     digest = hashlib.sha256(os.fsencode("\0".join(map(str, key)))).hexdigest()
     converted = cache / f"{digest[:40]}.png"
     if not converted.is_file():
-        image = _read(path, image_shape)
+        image = decode_with_pillow(path, image_shape)
         try:
             cache.mkdir(parents=True, exist_ok=True)
             _write(image, converted)
@@ -55,7 +55,16 @@ def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Pa
     return converted
 
 
-def _read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Image.Image:
+def decode_with_pillow(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Image.Image:
+    """The image in a file at the wanted size, which is not turned upright.
+
+    Args:
+        path: the file.
+        image_shape: (size, size, channels); 3 channels for RGB, 1 for gray.
+
+    Raises:
+        UndecodableError: the file cannot be decoded.
+    """
     size, _, channels = image_shape
     mode = "RGB" if channels == 3 else "L"
     try:

@@ -41,7 +41,7 @@ def decode(
 
     decoders = [lambda: tf.io.decode_png(contents, channels), *map(jpeg, JPEG_RATIOS)]
     image = tf.ensure_shape(tf.switch_case(decoder, decoders), (None, None, channels))
-    return tf.ensure_shape(_upright(_fit(image, size), orientation), image_shape)
+    return tf.ensure_shape(upright(_fit(image, size), orientation), image_shape)
 
 
 def _fit(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -71,7 +71,7 @@ def _resize_rows(x: tf.Tensor, size: int, scale: tf.Tensor) -> tf.Tensor:
     return resized[0, :, 0, :]
 
 
-def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """A square image turned as its EXIF orientation requires."""
     turn = orientation - 1
     image = tf.cond(turn < 4, lambda: image, lambda: tf.transpose(image, (1, 0, 2)))

@@ -51,7 +51,7 @@ def curves(
             note(ax, "no data")
             continue
         if best_epoch is not None and np.isfinite(best_epoch):
-            label = f"best checkpoint, epoch {best_epoch:.4g}"
+            label = f"best checkpoint, epoch {best_epoch:.3g}"
             ax.axvline(best_epoch, color=GRAY, linestyle="--", linewidth=1.5, label=label)
         legend |= {handle.get_label(): handle for handle in ax.get_legend_handles_labels()[0]}
     if legend:

@@ -37,7 +37,7 @@ OTHER = {
     "clip_norm": 1.0, "ema_decay": 0.999, "num_gpus": 2, "device": "cpu",
     "precision": "mixed_bfloat16", "jit": True, "deterministic": True, "log_steps": 10,
     "eval_epochs": 2, "best_metric": "loss", "save_minutes": 1.0, "keep_checkpoints": 2,
-    "hooks": ("weight_norm",), "on_nan": "skip", "on_save_error": "continue",
+    "hooks": ("stage_norms",), "on_nan": "skip", "on_save_error": "continue",
 }  # fmt: skip
 DATA = {"train": "0123abcd", "test": "89abcdef"}
 
@@ -139,6 +139,8 @@ def wrong_values(field):
         return [*found, *NOT[str], *(choice.upper() for choice in typing.get_args(kind))]
     if typing.get_origin(kind) is tuple:
         items = wrong_values_of(typing.get_args(kind)[0])
+        if field.metadata["positional"]:  # Can be the name of a file that is not in UTF-8.
+            items.remove("\udcff")
         return [*found, 0, True, "15", {}, *([item] for item in items)]
     return [*found, *wrong_values_of(kind)]
 

@@ -22,7 +22,7 @@ def test_a_conversion_is_reused(tmp_path, cache, monkeypatch):
     first = read(path, SHAPE)
     (converted,) = cache.iterdir()
     assert Image.open(converted).size == (16, 16)
-    monkeypatch.setattr("data.convert._read", None)
+    monkeypatch.setattr("data.convert.decode_with_pillow", None)
     np.testing.assert_array_equal(read(path, SHAPE), first)
     # By another way to the same file, too.
     (tmp_path / "link.png").symlink_to(path)
