@@ -141,10 +141,10 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
         found += [
             f"{part}: {name}" for name in names if name not in a or not _equal(a[name], b.get(name))
         ]
-    for split in ("train", "val", "test"):
+    for split in (".", "train", "val", "test"):
         a, b = (_points(run / split) for run in (one, other))
         if len(set(b)) != len(b):
-            found.append(f"{split} has points twice")
+            found.append(f"points of {split} are there twice")
         if sorted(a) != sorted(b):
             found.append(f"points of {split}")
     return found
@@ -176,7 +176,7 @@ def _points(directory: pathlib.Path) -> list[tuple]:
         (tag, event.step, event.tensor_proto.SerializeToString())
         for tag in events.Tags()["tensors"]
         for event in events.Tensors(tag)
-        if tag != "images_per_second"
+        if not tag.startswith("speed/")
     ]
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 import data
 from commands import build
 from commands.options import EvaluateOptions
+from commands.pictures import draw_all
 from commands.run import Run
+from commands.run_directory import output_file
 from commands.setting import ConfigError, convert
 from commands.train import report_skipped
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
 from loops.errors import RunError, SaveError
-from loops.evaluator import Evaluator
+from loops.evaluator import Evaluator, Scores
 from loops.metrics import METRICS, figures
 from loops.records import run as run_files
 from loops.records.metrics_log import MetricsLog
@@ -35,67 +37,80 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     options = convert(dataclasses.asdict(options), EvaluateOptions)
     if options.run_dir is None:
         raise ConfigError("--run_dir is required: the directory of the run to score")
-    if options.follow and options.checkpoint:
-        raise ConfigError("--follow scores each new checkpoint; leave out --checkpoint")
+    for name in ("checkpoint", "pictures"):
+        if options.follow and getattr(options, name):
+            raise ConfigError(f"--follow scores each new checkpoint; leave out --{name}")
     run = Run.open(options.run_dir)
-    report = _report_path(options.json)
+    report = output_file("json", options.json)
+    directory = _pictures_directory(options.pictures)
     checkpoint = None if options.follow else run.checkpoint(options.checkpoint)
     strategy, note = make_strategy(options.num_gpus, options.device)
     terminal = Terminal()
     if note:
         terminal.line(note)
-    source, skipped = _find_split(run, options)
+    splits, skipped = _find_splits(run, options)
     report_skipped(skipped, terminal)
     with strategy.scope():
         net = build.build_net(run.config, run.data)
     fingerprint = run.fingerprint(net)
+    source = splits[options.split]
     split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
     evaluator = Evaluator(strategy, net, run.config.loss)
 
-    def score(checkpoint: str) -> dict:
+    def score(checkpoint: str) -> tuple[dict, Scores]:
         step = run.restore(net, checkpoint)
         if not options.allow_changes:
             run.check_operations(fingerprint, step)
-        scores = evaluator.scores(split).as_dict(run.data.class_names)
-        result = {"split": options.split, **scores, "checkpoint": checkpoint, "step": step}
+        scores = evaluator.scores(split)
+        result = {
+            "split": options.split,
+            **scores.as_dict(run.data.class_names),
+            "checkpoint": checkpoint,
+            "step": step,
+        }
         if report is not None:
             run_files.write_json(report, result)
-        return result
+        return result, scores
 
     if options.follow:
-        _follow(run, options.split, score, terminal)
+        _follow(run, options.split, lambda checkpoint: score(checkpoint)[0], terminal)
         return None
-    result = score(checkpoint)
+    result, scores = score(checkpoint)
     terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
     per_class = {data.printable(name): x for name, x in result["per_class"].items()}
     width = max(map(len, per_class))
     for name, accuracy in per_class.items():
         terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
     terminal.line(_score_line(result))
+    if directory is not None:
+        paths = draw_all(
+            directory,
+            run,
+            net=net,
+            splits=splits,
+            predictions=scores.predictions,
+            split=options.split,
+        )
+        terminal.line(f"{len(paths)} pictures in {directory}")
     return result
 
 
-def _report_path(json: str | None) -> pathlib.Path | None:
-    """Where to write the scores.
-
-    Raises:
-        ConfigError: no file can be there, or it is one of a run's own.
-    """
-    if json is None:
+def _pictures_directory(pictures: str | None) -> pathlib.Path | None:
+    """Where to draw pictures; raises ConfigError if it is not a directory."""
+    if pictures is None:
         return None
-    path = pathlib.Path(json).expanduser()
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"--json={json}: no file can be written there")
-    own = (run_files.CONFIG, run_files.RESULT, run_files.METRICS, run_files.LOCK)
-    if path.name in own and (path.parent / run_files.CONFIG).exists():
-        raise ConfigError(f"--json={json} is a file of the run itself; use another name")
-    return path
+    directory = pathlib.Path(pictures).expanduser()
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--pictures={pictures} is not a directory")
+    return directory
 
 
-def _find_split(run: Run, options: EvaluateOptions) -> tuple[data.Source, tuple[pathlib.Path, ...]]:
-    """The split to score, and files that were left out of it."""
+def _find_splits(
+    run: Run, options: EvaluateOptions
+) -> tuple[dict[str, data.Source], tuple[pathlib.Path, ...]]:
+    """The split to score and others of the same data, and files that were left out."""
     if options.dataset is not None:
-        return data.load_split(
+        source, skipped = data.load_split(
             options.dataset,
             options.split,
             class_names=run.data.class_names,
@@ -103,11 +118,12 @@ def _find_split(run: Run, options: EvaluateOptions) -> tuple[data.Source, tuple[
             data_dir=options.data_dir,
             bad_images=run.config.bad_images,
         )
+        return {options.split: source}, skipped
     if options.split not in run.data.examples:
         splits = ", ".join(sorted(run.data.examples))
         raise ConfigError(f"--split={options.split}: the run has {splits}")
     dataset = run.dataset(options.data_dir, split=options.split)
-    return dataset.splits[options.split], dataset.skipped
+    return dataset.splits, dataset.skipped
 
 
 def _score_line(result: dict) -> str:
@@ -127,7 +143,8 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
     directory = run.path / "follow"
     # One file per split, since two splits can be followed at the same time.
     (directory / split).mkdir(parents=True, exist_ok=True)
-    log, tensorboard = MetricsLog(directory / split, say=terminal.line), TensorBoard(directory)
+    log = MetricsLog(directory / split, say=terminal.line)
+    tensorboard = TensorBoard(directory, figures=tuple(figures()))
     done = {row["step"] for row in log.rows}
     while True:
         finished = run.result is not None

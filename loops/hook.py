@@ -49,7 +49,8 @@ class Hook:
 
         A hook may add numbers to `row`; later hooks see them. `row` has
         `split` ("train"), `step`, `epoch`, `loss`, every metric, `learning_rate`,
-        `gradient_norm`, `weight_norm` and, if there were any, `skipped_updates`.
+        `gradient_norm`, `highest_loss` (that of the update with the highest), `weight_norm` and, if
+        there were any, `skipped_updates`.
         """
 
     def on_evaluate(self, trainer, row: dict, scores) -> None:

@@ -34,6 +34,16 @@ class FakePlan:
         return step - 11
 
 
+class FakeBest:
+    """The best figures so far, which the next ones beat or not."""
+
+    beaten = False
+
+    def is_beaten_by(self, figures):
+        assert {"loss", "top_1_accuracy"} <= figures.keys()
+        return self.beaten
+
+
 class FakeTrainer:
     """What a hook reads of a trainer."""
 
@@ -45,6 +55,7 @@ class FakeTrainer:
         self.activity = "training"
         self.seconds_left = math.nan
         self.state = State()
+        self.best = FakeBest()
 
 
 def row(split, step, **figures):

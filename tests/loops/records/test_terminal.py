@@ -26,7 +26,7 @@ PLAN = Plan(epochs=3, train_examples=345, global_batch_size=32)
 def train(terminal, trainer, step, loss, top_1=0.5):
     figures = {"loss": loss, "top_1_accuracy": top_1, "expected_calibration_error": 0.25}
     trainer.step = step
-    terminal.on_log(trainer, row("train", step, **figures, gradient_norm=2.0))
+    terminal.on_log(trainer, row("train", step, **figures, learning_rate=0.0123))
 
 
 def evaluate(terminal, trainer, split="val", **figures):
@@ -138,8 +138,29 @@ def test_elsewhere_than_on_a_screen_a_status_is_rare(monkeypatch):
     terminal.on_progress(trainer)
     assert stream.getvalue().splitlines()[2:] == [
         "evaluating on the val split  epoch 2.8/3  step 30/33  3s left  loss 0.5000 top-1 50.00%  "
-        "best top-1 87.50%  640 images/s"
+        "lr 0.0123  640 images/s  best top-1 87.50%"
     ]
+
+
+def test_what_is_printed_depends_on_the_verbosity(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    found = {}
+    for verbosity in (0, 1, 2):
+        stream, terminal = printed(verbosity=verbosity)
+        now[0] += 100
+        trainer = FakeTrainer(plan=PLAN, images_per_second=640)
+        terminal.line("a message")
+        terminal.line("the result", always=True)
+        train(terminal, trainer, 11, 0.5)
+        terminal.on_progress(trainer)
+        terminal.on_epoch(trainer)
+        found[verbosity] = [line.split("  train")[0] for line in stream.getvalue().splitlines()]
+    assert found[0] == ["the result"]
+    status = "epoch 1.0/3  step 11/33  loss 0.5000 top-1 50.00%  lr 0.0123  640 images/s"
+    assert found[1] == ["a message", "the result", status, "epoch 1/3  step 11"]
+    row = "  step 11"
+    assert found[2] == ["a message", "the result", row, status, "epoch 1/3  step 11"]
 
 
 def test_a_quiet_terminal_prints_nothing(capsys):

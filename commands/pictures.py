@@ -1,0 +1,187 @@
+"""The pictures of a run: its curves, mistakes and data, drawn from what it leaves on disk."""
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+import data
+import pictures
+from commands import build
+from commands.run import Run
+from commands.saved_config import DataInfo
+from loops.distributed.workers import Workers
+from loops.errors import SaveError, reason
+from loops.metrics import higher_is_better
+from loops.records.predictions import Predictions
+
+COUNT = 32  # Images in a grid.
+_CURVES = ("epoch", "loss", "top_1_accuracy")
+
+
+def draw_all(
+    directory: str | os.PathLike,
+    run: Run,
+    *,
+    net,
+    splits: Mapping[str, data.Source],
+    predictions: Predictions,
+    split: str = "test",
+) -> list[pathlib.Path]:
+    """Draws the pictures of a run, as PNG files.
+
+    `curves.png`, `confusion_matrix.png`, `mistakes.png` and `calibration.png`; `augmentations.png`
+    if the train split is given, and `first_layer.png` if the net has a convolution.
+
+    Args:
+        directory: to write to; it is created.
+        run: the run.
+        net: its net, with the weights that made the predictions.
+        splits: the examples by split.
+        predictions: on a split.
+        split: which one.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        SaveError: a file cannot be written.
+        data.DataError: an image cannot be read.
+    """
+    directory = pathlib.Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot write {directory}: {reason(error)}") from error
+    names, kernel, train = run.data.class_names, first_kernel(net), splits.get("train")
+    # One after the other, to hold one at a time.
+    draw = {
+        "curves": lambda: draw_curves(run.metrics, run.config.best_metric),
+        "confusion_matrix": lambda: draw_confusion(predictions, names),
+        "mistakes": lambda: draw_mistakes(predictions, splits[split], names),
+        "calibration": lambda: pictures.calibration(predictions.confidences, predictions.correct),
+        "augmentations": train is not None and (lambda: draw_augmentations(run, train)),
+        "first_layer": kernel is not None and (lambda: pictures.filters(kernel.numpy())),
+    }
+    paths = []
+    for name, make in draw.items():
+        if not make:
+            continue
+        path = directory / f"{name}.png"
+        try:
+            pictures.save(make(), path)
+        except OSError as error:
+            raise SaveError(f"cannot write {path}: {reason(error)}") from error
+        paths.append(path)
+    return paths
+
+
+def draw_curves(rows: Sequence[dict], best_metric: str):
+    """The curves of training and validation, with the best epoch marked."""
+    curves = {
+        split: {
+            name: np.array([row.get(name, math.nan) for row in rows if row["split"] == split])
+            for name in _CURVES
+        }
+        for split in ("train", "val")
+    }
+    return pictures.curves(curves["train"], curves["val"], best_epoch=best_epoch(rows, best_metric))
+
+
+def best_epoch(rows: Sequence[dict], metric: str) -> float | None:
+    """The epoch of the best row on the validation split, as `loops.best` chooses it, if any."""
+    sign = 1 if higher_is_better(metric) else -1
+
+    def rank(row: dict) -> tuple[float, float]:
+        ranks = sign * row.get(metric, math.nan), -row["loss"]
+        return tuple(-math.inf if math.isnan(x) else x for x in ranks)
+
+    best = max((row for row in rows if row["split"] == "val"), key=rank, default=None)
+    return None if best is None else best["epoch"]
+
+
+def draw_confusion(predictions: Predictions, class_names: Sequence[str]):
+    """The confusion matrix of some predictions."""
+    return pictures.confusion_matrix(predictions.confusion(len(class_names)), class_names)
+
+
+def draw_mistakes(predictions: Predictions, source: data.Source, class_names: Sequence[str]):
+    """The mistakes that are the most confident, as images.
+
+    Args:
+        predictions: for each example of the source.
+        source: the split.
+        class_names: in the order of the labels.
+
+    Raises:
+        data.DataError: an image cannot be read.
+    """
+    numbers = predictions.worst(COUNT)
+    images = np.zeros((0, *source.image_shape), np.uint8)
+    if len(numbers):
+        try:
+            images = source.fetch(tf.constant(numbers, tf.int64)).numpy()
+        except tf.errors.OpError as error:
+            raise data.DataError(
+                f"a misclassified image cannot be read: {reason(error)}"
+            ) from error
+    captions = [
+        f"is {class_names[predictions.labels[n]]}\n"
+        f"predicted {class_names[predictions.predicted[n]]}, {predictions.confidences[n]:.0%}"
+        for n in numbers
+    ]
+    wrong, size = int((~predictions.correct).sum()), len(predictions.labels)
+    title = f"The most confident of {wrong:,} mistakes in {size:,} examples"
+    return pictures.image_grid(shown(images), captions, title=title)
+
+
+def draw_augmentations(run: Run, source: data.Source):
+    """The first images that a run trains on, as the net sees them."""
+    workers = Workers(tf.distribute.get_strategy())
+    batches = build.train_pipeline(run.config, run.data, source, workers)
+    return draw_batch(batches, run.data)
+
+
+def draw_batch(batches: data.TrainPipeline, info: DataInfo):
+    """The first images of the first batch, after augmentation, with their labels.
+
+    Raises:
+        data.DataError: an image cannot be read.
+    """
+    try:
+        (images, labels), *_ = batches.batches(0, 1)  # That of the first replica.
+    except tf.errors.OpError:
+        fault = batches.find_fault(0)
+        if fault is None:
+            raise
+        raise fault from None
+    images, labels = images[:COUNT].numpy(), labels[:COUNT].numpy()
+    pixels = np.round(255 * (images * np.array(info.std) + np.array(info.mean)))
+    captions = [caption(label, info.class_names) for label in labels]
+    title = f"The first training images, --augment={data.format_augment(batches.augmentations)}"
+    return pictures.image_grid(shown(np.clip(pixels, 0, 255)), captions, title=title)
+
+
+def caption(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """The name of a class, or of the two with the largest weights, float [classes]."""
+    if label.ndim == 0:
+        return class_names[label]
+    largest = [i for i in np.argsort(-label, kind="stable")[:2] if label[i] > 0]
+    if len(largest) == 1:
+        return class_names[largest[0]]
+    return "\n".join(f"{class_names[i]} {label[i]:.0%}" for i in largest)
+
+
+def shown(images: np.ndarray) -> np.ndarray:
+    """Images in [0, 255] as uint8 with 1 or 3 channels; others are shown as their mean."""
+    if images.shape[-1] not in (1, 3):
+        images = images.mean(axis=-1, keepdims=True)
+    return images.astype(np.uint8)
+
+
+def first_kernel(net) -> tf.Variable | None:
+    """The kernel of the first convolution of a net, [height, width, inputs, filters], if any."""
+    return next((v for v in net.trainable_variables if len(v.shape) == 4), None)
