@@ -69,10 +69,17 @@ class Convolution(Composite):
 
     def call(self, x, *, training):
         del training
+        return self.conv(self._pad(x))
+
+    def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves with another kernel of the same shape, without a bias."""
+        return tf.nn.conv2d(self._pad(x), kernel, self.conv.strides, self.conv.padding.upper())
+
+    def _pad(self, x):
         vertical, horizontal = self.margins
         if vertical or horizontal:
             x = tf.pad(x, ((0, 0), (vertical, vertical), (horizontal, horizontal), (0, 0)))
-        return self.conv(x)
+        return x
 
 
 class ConvBatchNorm(Composite):
@@ -83,6 +90,9 @@ class ConvBatchNorm(Composite):
     Args:
         filters, kernel_size, strides, padding, kernel_initializer: see `Convolution`.
         relu: whether to apply ReLU.
+
+    Attributes:
+        folded_kernel, folded_bias: arrays, float32; None unless `fold` has been called.
     """
 
     def __init__(self, filters: int, kernel_size, *, relu: bool = True, **kwargs):
@@ -90,10 +100,34 @@ class ConvBatchNorm(Composite):
         self.conv = Convolution(filters, kernel_size, use_bias=False, **kwargs)
         self.batch_norm = BatchNorm()
         self.relu = relu
+        self.folded_kernel = self.folded_bias = None
+
+    def fold(self) -> None:
+        """Replaces BatchNorm by constants in evaluation: a scaled kernel and a bias.
+
+        They are those of the present weights and moving statistics, computed in float64. The
+        variables are kept as they are. The layer cannot train any more.
+        """
+        norm = self.batch_norm
+        statistics = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        gamma, beta, mean, variance = (v.numpy().astype("float64") for v in statistics)
+        scale = gamma / (variance + norm.epsilon) ** 0.5
+        # Arrays, which a traced function holds as constants.
+        self.folded_kernel = (self.conv.conv.kernel.numpy() * scale).astype("float32")
+        self.folded_bias = (beta - mean * scale).astype("float32")
 
     def call(self, x, *, training):
-        x = self.batch_norm(self.conv(x, training=training), training=training)
+        if self.folded_kernel is not None:
+            x = self._call_folded(x, training=training)
+        else:
+            x = self.batch_norm(self.conv(x, training=training), training=training)
         return tf.nn.relu(x) if self.relu else x
+
+    def _call_folded(self, x, *, training):
+        if training:
+            raise ValueError("training=True: a net whose BatchNorm is folded cannot be trained")
+        x = self.conv.convolve(x, tf.cast(self.folded_kernel, x.dtype))
+        return tf.nn.bias_add(x, tf.cast(self.folded_bias, x.dtype))
 
 
 class MaxPool(tf.keras.layers.Layer):

@@ -33,6 +33,9 @@ LIBRARIES = {
     "loops/distributed": {"tensorflow", "numpy"},
     "pictures": {"numpy", "matplotlib"},
     "commands": {"tensorflow", "keras", "numpy", "absl", "msgspec", "scipy"},
+    # Not required, and imported when they are used.
+    "commands/exported.py": {"tensorflow", "numpy", "onnx", "tf2onnx"},
+    "commands/verify_export.py": {"tensorflow", "numpy", "onnxruntime"},
 }
 SOURCES = sorted(ROOT / name for name in COMMANDS) + sorted(
     path for room in ROOMS for path in (ROOT / room).rglob("*.py")

@@ -25,6 +25,10 @@ from loops.errors import RunError, SaveError
 CONFIG, RESULT, METRICS, LOCK = "config.json", "result.json", "metrics.jsonl", "lock"
 PREDICTIONS, PICTURES = "predictions.npz", "pictures"
 CHECKPOINTS, BEST = "checkpoints", "best"
+OWN = (
+    *(CONFIG, RESULT, METRICS, LOCK, PREDICTIONS, PICTURES, CHECKPOINTS, BEST),
+    *("train", "val", "test", "follow"),
+)
 # Another process may hold the lock for a moment, to see whether it is free.
 _LOCK_SECONDS = 2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

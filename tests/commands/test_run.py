@@ -285,7 +285,8 @@ def test_follow_again_adds_only_what_is_new(tmp_path, start, capsys, never_waits
         found = points(run_dir / "follow" / "val")
         assert set(found.values()) == {1}
         assert {step for _, step in found} == {0, 2, 6}
-        assert {"curves/loss", "curves/top_1_accuracy", "curves/top_1_error"} < {tag for tag, _ in found}
+        tags = {tag for tag, _ in found}
+        assert {"curves/loss", "curves/top_1_accuracy", "curves/top_1_error"} < tags
     assert [row["step"] for row in rows(run_dir / "follow" / "val")] == [0, 2, 6]
     last, val = rows(run_dir / "follow" / "val")[-1], rows(run_dir, "val")[-1]
     assert last == pytest.approx(val)
