@@ -10,41 +10,45 @@ import tensorflow as tf
 
 import data
 import nets
-from commands import build
+from commands import build, dashboards, session
+from commands import pictures as drawing
+from commands.compare import compare_runs
+from commands.comparison_report import as_text
+from commands.find_learning_rate import find_learning_rate
 from commands.options import TrainOptions
 from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_result, write_config
 from commands.setting import ConfigError, convert
+from commands.summary import next_steps, result_line, summary
 from loops.distributed.cluster import Cluster, find_cluster
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
-from loops.errors import RunError
+from loops.errors import RunError, SaveError
 from loops.hooks import make_hooks
 from loops.interrupt import Interrupted
-from loops.metrics import METRICS, figures, metric_labels
-from loops.optimizer import find_optimizer, make_optimizer
+from loops.metrics import METRICS, metric_labels
 from loops.records.checkpoint_files import saved_steps
 from loops.records.checkpoints import Checkpoints
 from loops.records.metrics_log import MetricsLog
 from loops.records.predictions import write_predictions
-from loops.records.run import RESULT, write_json
-from loops.records.tensorboard import TensorBoard
+from loops.records.run import PICTURES, RESULT, write_json
 from loops.records.terminal import Terminal
-from loops.schedule import LearningRate, Plan
+from loops.schedule import Plan
+from loops.spikes import Spikes
 from loops.state import TrainState
-from loops.step import StepSettings, TrainStep
+from loops.step import TrainStep
 from loops.trainer import FailurePolicy, Intervals, Outcome, Trainer
-from nets import pretrained
 from nets.table import NetSummary, table, trace
 
 
-def train(options: TrainOptions) -> Run | None:
+def train(options: TrainOptions) -> Run | list[Run] | None:
     """Starts a run, resumes it, or reports that it is finished.
 
     Returns:
-        The run; None with `options.describe`.
+        The run, or with `options.seeds` a list of them; None with `options.describe` and
+        `options.find_learning_rate`, which make no run.
 
     Raises:
         ConfigError, data.DataError, nets.NetError, pretrained.PretrainedError, RunError: it cannot
@@ -57,9 +61,16 @@ def train(options: TrainOptions) -> Run | None:
         return None
     cluster = find_cluster(options.cluster, os.environ)
     build.check(options.config, len(cluster.addresses) if cluster else 1)
+    if len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(f"--seeds={','.join(map(str, options.seeds))}: a seed is given twice")
+    if options.profile_steps is not None:
+        dashboards.profiled_steps(options.profile_steps)
     quiet = cluster is not None and cluster.index > 0
     with Terminal(
-        quiet=quiet, metrics=metric_labels(), best_metric=options.best_metric
+        quiet=quiet,
+        metrics=metric_labels(),
+        best_metric=options.best_metric,
+        verbosity=options.verbosity,
     ) as terminal:
         try:
             return _train(options, cluster, terminal)
@@ -72,7 +83,9 @@ def train(options: TrainOptions) -> Run | None:
             raise
 
 
-def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -> Run:
+def _train(
+    options: TrainOptions, cluster: Cluster | None, terminal: Terminal
+) -> Run | list[Run] | None:
     if cluster:
         terminal.line(f"waiting for {len(cluster.addresses)} workers")
     if options.deterministic:
@@ -84,6 +97,30 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
     dataset = build.load_data(options.config)
     report_skipped(dataset.skipped, terminal)
     _check_num_classes(options, dataset)
+    if options.find_learning_rate:
+        find_learning_rate(options, dataset, workers, terminal)
+        return None
+    if not options.seeds:
+        return _train_run(options, dataset, workers, terminal)
+    runs = []
+    for number, seed in enumerate(options.seeds, start=1):
+        terminal.line(f"seed   {seed}, run {number} of {len(options.seeds)}")
+        runs.append(_train_run(_with_seed(options, seed), dataset, workers, terminal))
+    if workers.is_chief:
+        terminal.line(as_text(compare_runs([run.path for run in runs])), always=True)
+    return runs
+
+
+def _with_seed(options: TrainOptions, seed: int) -> TrainOptions:
+    """The options of one of several runs."""
+    run_dir = options.run_dir and os.path.join(options.run_dir, f"seed_{seed}")
+    return dataclasses.replace(options, seed=seed, run_dir=run_dir)
+
+
+def _train_run(
+    options: TrainOptions, dataset: data.Dataset, workers: Workers, terminal: Terminal
+) -> Run:
+    """Trains, resumes or reports one run."""
     requested = build.with_absolute_paths(options.config)
     if requested.augment is not None:  # So that spaces make no other run.
         augment = data.format_augment(data.parse_augment(requested.augment))
@@ -107,10 +144,10 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
         result = None if saved is None else read_result(run_dir, tuple(METRICS))
         if result is None:
             job = _Job(wanted, saved, run_dir, dataset, workers, terminal, start)
-            job.train(batches, options.allow_changes)
+            job.train(batches, options)
         else:
             terminal.line("This run is finished.")
-            _print_result(terminal, run_dir, result)
+            print_result(terminal, Run.open(run_dir))
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
@@ -118,11 +155,9 @@ def _train(options: TrainOptions, cluster: Cluster | None, terminal: Terminal) -
 
 def _initial_weights(wanted: SavedConfig, run_dir: pathlib.Path) -> tf.keras.Model | None:
     """The Keras model with the weights of `--init_from`; None if there are none, or checkpoints."""
-    config = wanted.settings
-    if not config.init_from or saved_steps(run_dir / "checkpoints"):
+    if saved_steps(run_dir / "checkpoints"):
         return None
-    channels = wanted.data.image_shape[-1]
-    return pretrained.load(config.net, config.init_from, channels=channels, stem=config.stem)
+    return session.initial_weights(wanted.settings, wanted.data)
 
 
 def _describe(options: TrainOptions) -> str:
@@ -194,15 +229,18 @@ class _Job:
         self.run_dir, self.dataset = run_dir, dataset
         self.workers, self.terminal = workers, terminal
 
-    def train(self, batches: data.TrainPipeline, allow_changes: bool) -> None:
+    def train(self, batches: data.TrainPipeline, options: TrainOptions) -> None:
         """Trains, scores, and writes the result."""
         config, workers, terminal = self.config, self.workers, self.terminal
         plan, learning_rate = build.make_plan(config, self.info.examples["train"])
-        state = self._make_state(learning_rate)
+        strategy, say = workers.strategy, terminal.line
+        state = session.make_state(
+            config, self.info, strategy, learning_rate, start=self.start, say=say
+        )
         summary = trace(state.net, self.info.image_shape)
         code = Code(from_step=0, net=summary.fingerprint, versions=versions())
         if not self.is_new:  # Before anything in the run directory changes.
-            self._check_code(code, allow_changes)
+            self._check_code(code, options.allow_changes)
         checkpoints = Checkpoints(
             state, self.run_dir, config.keep_checkpoints, workers=workers, say=terminal.line
         )
@@ -211,56 +249,34 @@ class _Job:
         self._print_start(summary, state, plan)
         log = MetricsLog(self.run_dir, writes=workers.is_chief, say=terminal.line)
         terminal.log = log
+        boards = dashboards.make(
+            self.run_dir,
+            config,
+            self.info,
+            self.dataset,
+            summary,
+            workers,
+            options,
+            say=terminal.line,
+        )
+        labels = self.dataset.splits["train"].labels
+        settings = session.step_settings(config, self.info, labels)
         outcome = Trainer(
-            TrainStep(workers.strategy, state, self._step_settings(), learning_rate),
+            TrainStep(strategy, state, settings, learning_rate),
             plan=plan,
             batches=batches,
             splits=self._eval_splits(),
             checkpoints=checkpoints,
             # Those that write come last, so that the others can add to the rows.
-            hooks=[*make_hooks(config.hooks), log, self._tensorboard(), terminal],
+            hooks=[*make_hooks(config.hooks), log, Spikes(log, say), *boards, terminal],
             intervals=Intervals(config.log_steps, config.eval_epochs, config.save_minutes),
             policy=FailurePolicy(config.on_nan, config.on_save_error),
             best_metric=config.best_metric,
+            patience=config.patience,
             workers=workers,
             say=terminal.line,
         ).run()
-        self._write_result(outcome)
-
-    def _make_state(self, learning_rate: LearningRate) -> TrainState:
-        """Creates every variable of the run, eagerly, in the strategy's scope."""
-        config = self.config
-        tf.keras.utils.set_random_seed(config.seed)
-        with self.workers.strategy.scope():
-            net = build.build_net(config, self.info)
-            if self.start is not None:
-                has_head = pretrained.copy_weights(config.net, self.start, net)
-                head = "included" if has_head else "new"
-                self.terminal.line(f"start  {config.init_from}; the head is {head}")
-            ema_net = build.build_net(config, self.info) if config.ema_decay else None
-            optimizer = make_optimizer(
-                config.optimizer, net, learning_rate, momentum=config.momentum
-            )
-            return TrainState(
-                net, optimizer, ema_net=ema_net, loss_scale=config.precision == "mixed_float16"
-            )
-
-    def _step_settings(self) -> StepSettings:
-        config = self.config
-        return StepSettings(
-            global_batch_size=config.batch_size,
-            loss=config.loss,
-            accumulation=config.accumulation,
-            label_smoothing=config.label_smoothing,
-            weight_decay=config.weight_decay,
-            decoupled_decay=find_optimizer(config.optimizer).decoupled,
-            clip_norm=config.clip_norm,
-            ema_decay=config.ema_decay,
-            auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
-            seed=config.seed,
-            jit=config.jit,
-            on_nan=config.on_nan,
-        )
+        self._write_result(outcome, state)
 
     def _eval_splits(self) -> dict[str, data.EvalPipeline]:
         # With the batch size of the run, which a command may not change.
@@ -275,12 +291,6 @@ class _Job:
             for name in ("val", "test")
             if name in self.dataset.splits
         }
-
-    def _tensorboard(self) -> TensorBoard:
-        settings = dataclasses.asdict(self.config)
-        rows = "".join(f"\n| {name} | {value} |" for name, value in settings.items())
-        texts = {"configuration": f"| setting | value |\n|---|---|{rows}"}
-        return TensorBoard(self.run_dir, writes=self.workers.is_chief, texts=texts)
 
     def _check_code(self, code: Code, allowed: bool) -> None:
         """Compares the net's operations and the versions with those of the run.
@@ -319,7 +329,7 @@ class _Job:
         on = "1 replica" if replicas == 1 else f"{replicas} replicas"
         self.terminal.line(f"run    {self.run_dir}, {how}, {steps} on {on}")
 
-    def _write_result(self, outcome: Outcome) -> None:
+    def _write_result(self, outcome: Outcome, state: TrainState) -> None:
         result = {
             "split": "test",
             **outcome.scores.as_dict(self.info.class_names),
@@ -327,24 +337,32 @@ class _Job:
             "step": outcome.step,
             "selected_on": "val" if outcome.is_best else None,
         }
+        predictions = outcome.scores.predictions
         if self.workers.is_chief:
-            write_predictions(self.run_dir, outcome.scores.predictions)
+            write_predictions(self.run_dir, predictions)
             write_json(self.run_dir / RESULT, result)
         if not self.workers.barrier() and not (self.run_dir / RESULT).exists():
             raise RunError("the chief stopped before it wrote the result; start all workers again")
-        _print_result(self.terminal, self.run_dir, result)
+        if not self.workers.is_chief:
+            return
+        run = Run.open(self.run_dir)
+        try:
+            drawing.draw_all(
+                self.run_dir / PICTURES,
+                run,
+                net=state.eval_net,  # The state that was scored.
+                splits=self.dataset.splits,
+                predictions=predictions,
+            )
+        except (SaveError, data.DataError) as error:  # The run itself is complete.
+            self.terminal.line(f"{error}; the pictures are incomplete")
+        print_result(self.terminal, run)
 
 
-def _print_result(terminal: Terminal, run_dir: pathlib.Path, result: dict) -> None:
-    known = figures().items()
-    scores = "  ".join(
-        f"{label} {format(result[name], spec)}" for name, (label, spec) in known if name in result
-    )
-    which = "best on val" if result["selected_on"] == "val" else "last"
-    terminal.line(
-        f"test   {scores}  ({result['examples']:,} examples, step {result['step']:,}, {which})"
-    )
-    quoted, parent = shlex.quote(str(run_dir)), shlex.quote(str(run_dir.parent))
-    terminal.line(f"run    {run_dir}")
-    terminal.line(f"watch  tensorboard --logdir={parent}")
-    terminal.line(f"score  python eval.py --run_dir={quoted}")
+def print_result(terminal: Terminal, run: Run) -> None:
+    """Prints the figures of a finished run, and the commands for it."""
+    if not terminal.verbosity:
+        terminal.line(result_line(run.result), always=True)
+        return
+    for line in (summary(run), *next_steps(run.path)):
+        terminal.line(line)

@@ -18,7 +18,15 @@ class SaveError(RunError):
 
 
 class NonFiniteError(RunError):
-    """A loss, a gradient or a weight is not finite."""
+    """A loss, a gradient or a weight is not finite.
+
+    Attributes:
+        step: the global step after the update that is to blame.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 def printable(text: str) -> str:

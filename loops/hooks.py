@@ -4,10 +4,10 @@ To add one, write a subclass of `loops.hook.Hook` in a file of its own and add i
 """
 
 from loops.hook import Hook
-from loops.weight_norm import WeightNorm
+from loops.stage_norms import StageNorms
 
 HOOKS: dict[str, type[Hook]] = {
-    "weight_norm": WeightNorm,
+    "stage_norms": StageNorms,
 }
 
 

@@ -68,6 +68,9 @@ class TrainState:
         self.window = {
             "loss": _variable([0], tf.float64, "loss"),
             "gradient_norm": _variable(0, tf.float64, "gradient_norm"),
+            # Of a single update, and the step that it led to.
+            "highest_loss": _variable(0, tf.float64, "highest_loss"),
+            "highest_loss_step": _variable(0, tf.float64, "highest_loss_step"),
             "examples": _variable(0, tf.int64, "examples"),
             "steps": _variable(0, tf.int64, "steps"),
             **{name: _variable([0] * m.size, tf.float64, name) for name, m in METRICS.items()},
@@ -126,7 +129,8 @@ class TrainState:
     def window_figures(self) -> dict[str, float]:
         """The training figures since `reset_window`; NaN if no update was made.
 
-        The loss and every metric are means over the examples, `gradient_norm` over the updates.
+        The loss and every metric are means over the examples, `gradient_norm` over the updates;
+        `highest_loss` is that of the update with the highest.
         """
         window = {name: variable.numpy() for name, variable in self.window.items()}
         # Updates that were dropped are in no sum.
@@ -135,6 +139,7 @@ class TrainState:
             "loss": float(window["loss"][0] / examples),
             **summarize({name: window[name] / examples for name in METRICS}),
             "gradient_norm": float(window["gradient_norm"] / steps),
+            "highest_loss": float(window["highest_loss"]) if window["steps"] else math.nan,
         }
 
     def reset_window(self) -> None:

@@ -6,6 +6,7 @@ step.run(iterator, tf.constant(50))   # 50 updates
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -62,6 +63,15 @@ class StepSettings:
 MAX_CONSECUTIVE_SKIPS = 100
 
 
+def _has_clock() -> bool:
+    """Whether there is the operation that tells the time; not if all must be deterministic."""
+    try:
+        tf.timestamp()
+    except tf.errors.FailedPreconditionError:
+        return False
+    return True
+
+
 class Inspection(NamedTuple):
     """What an update is made from. Of the whole batch, on any number of replicas.
 
@@ -106,6 +116,7 @@ class TrainStep:
         self.settings = settings
         self.learning_rate = learning_rate
         self._loss = functools.partial(losses_per_example, settings.loss)
+        self._has_clock = _has_clock()
         # Not in a checkpoint, since timings are no part of the state.
         self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._weights = [tensor_variable(v) for v in state.net.trainable_variables]
@@ -128,6 +139,8 @@ class TrainStep:
 
     def _next_batch(self, iterator):
         """The next batch; the time that it takes is added up."""
+        if not self._has_clock:
+            return next(iterator)
         started = tf.timestamp()
         with tf.control_dependencies([started]):
             batch = next(iterator)
@@ -136,7 +149,9 @@ class TrainStep:
         return batch
 
     def seconds_waited(self) -> float:
-        """The time that `run` has waited for batches since the last call."""
+        """The time that `run` has waited for batches since the last call; NaN if unknown."""
+        if not self._has_clock:
+            return math.nan
         seconds = float(self._waited.numpy())
         self._waited.assign(0.0)
         return seconds
@@ -174,6 +189,11 @@ class TrainStep:
         for name, value in {**sums, "gradient_norm": norm}.items():
             value = tf.cast(value, tf.float64)
             window[name].assign_add(tf.where(finite, value, tf.zeros_like(value)))
+        mean = tf.cast(loss / examples, tf.float64)
+        is_highest = finite & ((window["steps"] == 0) | (mean > window["highest_loss"]))
+        step = tf.cast(self.state.optimizer.iterations.value, tf.float64)
+        for name, value in (("highest_loss", mean), ("highest_loss_step", step)):
+            window[name].assign(tf.where(is_highest, value, window[name]))
         window["examples"].assign_add(tf.where(finite, tf.constant(examples, tf.int64), 0))
         window["steps"].assign_add(tf.cast(finite, tf.int64))
 

@@ -30,15 +30,15 @@ class Stopwatch:
     def timings(self) -> dict[str, float]:
         """Measured since `reset`; empty if no step was timed.
 
-        `images_per_second`, and `waiting_for_data`, a share of the time in [0, 1].
+        `images_per_second` and, if known, `waiting_for_data`, a share of the time in [0, 1].
         """
         if not self._steps:
             return {}
         images = self._steps * self._global_batch_size
-        return {
-            "images_per_second": round(images / self._seconds, 1),
-            "waiting_for_data": round(min(self._waited / self._seconds, 1.0), 4),
-        }
+        timings = {"images_per_second": round(images / self._seconds, 1)}
+        if not math.isnan(self._waited):
+            timings["waiting_for_data"] = round(min(self._waited / self._seconds, 1.0), 4)
+        return timings
 
     def reset(self) -> None:
         """Starts to measure `timings` again."""

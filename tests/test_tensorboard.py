@@ -30,14 +30,14 @@ def run_dir(tmp_path_factory):
     """The directory of the run, in a directory of runs."""
     run_dir = tmp_path_factory.mktemp("runs") / "a_run"
     args = ("train.py", *FLAGS, f"--run_dir={run_dir}")
-    with helpers.tiny_net():
-        command = Command(*args)
+    with helpers.tiny_net(draws=True):
+        command = Command(*args, draws=True)
         while max(saved_steps(run_dir / "checkpoints"), default=-1) < 13:
             assert command.returncode is None, command.printed()
             time.sleep(0.001)
         command.send_signal(signal.SIGKILL)
         assert command.wait()[0] == -signal.SIGKILL
-        finish(Command(*args))
+        finish(Command(*args, draws=True))
     return run_dir
 
 

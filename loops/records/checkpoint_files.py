@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 from loops.errors import RunError, reason
@@ -143,6 +144,11 @@ def saved_variables(prefix: str) -> dict[str, list[int]]:
     return {name: shape for name, shape in shapes.items() if name != "save_counter"}
 
 
+def saved_value(prefix: str, name: str) -> np.ndarray:
+    """The value of a variable in a checkpoint, such as "guard/restores"."""
+    return np.asarray(tf.train.load_variable(literal_prefix(prefix), name + _VALUE))
+
+
 def object_variables(root: tf.train.Checkpoint) -> dict[str, list[int]]:
     """The shapes of the variables that `root` saves, by the names that it gives them."""
     view, seen = tf.train.TrackableView(root), {id(root)}
@@ -211,8 +217,7 @@ def restore_net(net: tf.keras.layers.Layer, prefix: str, *, average: bool) -> in
             status = checkpoint.read(literal_prefix(prefix))
             status.assert_existing_objects_matched()
             status.expect_partial()  # The rest is the optimizer's.
-            name = "optimizer/iterations" + _VALUE
-            return int(tf.train.load_variable(literal_prefix(prefix), name))
+            return int(saved_value(prefix, "optimizer/iterations"))
     except Exception as error:  # As in `why_unreadable`.
         found = explain(error, os.path.dirname(prefix))
     raise RunError(f"{prefix} does not restore this net: {found}")

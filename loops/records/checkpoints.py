@@ -162,39 +162,7 @@ class Checkpoints:
         return saved and files.why_unreadable(self.path_of(step, best=True)) is None
 
     def _restore(self, path: str) -> None:
-        try:
-            self._check_and_read(path)
-        except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
-            if lost_worker(error):
-                raise
-            why = files.explain(error, pathlib.Path(path).parent)
-            raise RunError(f"{path} does not restore this run: {why}") from error
-
-    def _check_and_read(self, path: str) -> None:
-        """Restores all variables; the sums of metrics that the checkpoint lacks become NaN."""
-        parts, prefix = self._state.parts(), files.literal_prefix(path)
-        saved, wanted = files.saved_variables(path), files.object_variables(self._checkpoint)
-        window = {f"window/{name}": variable for name, variable in parts["window"].items()}
-        changed = {  # Sums of metrics that were added to the table since, removed, or changed.
-            name
-            for name in saved.keys() | wanted.keys()
-            if name.startswith("window/") and saved.get(name) != wanted.get(name)
-            if name not in window or window[name].dtype.is_floating
-        }
-        found = files.difference(
-            *({k: v for k, v in names.items() if k not in changed} for names in (saved, wanted))
-        )
-        if found is not None:
-            raise RunError(found)
-        if not changed:
-            self._checkpoint.restore(prefix).assert_consumed()
-            return
-        parts["window"] = {k: v for k, v in parts["window"].items() if f"window/{k}" not in changed}
-        status = tf.train.Checkpoint(**parts).read(prefix)
-        status.assert_existing_objects_matched()
-        status.expect_partial()
-        for name in changed & window.keys():
-            window[name].assign(tf.fill(window[name].shape, tf.cast(math.nan, window[name].dtype)))
+        restore_state(self._state, path, self._checkpoint)
 
     def save_last(self) -> None:
         """Saves the state as the last one, unless it has been saved; deletes the oldest.
@@ -246,3 +214,50 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             if lost_worker(error):  # Otherwise nothing is lost.
                 raise
+
+
+def restore_state(state, path: str, checkpoint: tf.train.Checkpoint | None = None) -> None:
+    """Restores a state; nothing is written.
+
+    Args:
+        state: a TrainState with all its variables.
+        path: prefix of a checkpoint.
+        checkpoint: one of `state.parts()`, to be used again; by default a new one.
+
+    Raises:
+        RunError: the checkpoint is damaged, or its variables are not exactly those of the state.
+    """
+    try:
+        _check_and_read(state, path, checkpoint or tf.train.Checkpoint(**state.parts()))
+    except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
+        if lost_worker(error):
+            raise
+        why = files.explain(error, pathlib.Path(path).parent)
+        raise RunError(f"{path} does not restore this run: {why}") from error
+
+
+def _check_and_read(state, path: str, checkpoint: tf.train.Checkpoint) -> None:
+    """Restores all variables; the sums of metrics that the checkpoint lacks become NaN."""
+    parts, prefix = state.parts(), files.literal_prefix(path)
+    saved, wanted = files.saved_variables(path), files.object_variables(checkpoint)
+    window = {f"window/{name}": variable for name, variable in parts["window"].items()}
+    changed = {  # Sums of metrics that were added to the table since, removed, or changed.
+        name
+        for name in saved.keys() | wanted.keys()
+        if name.startswith("window/") and saved.get(name) != wanted.get(name)
+        if name not in window or window[name].dtype.is_floating
+    }
+    found = files.difference(
+        *({k: v for k, v in names.items() if k not in changed} for names in (saved, wanted))
+    )
+    if found is not None:
+        raise RunError(found)
+    if not changed:
+        checkpoint.restore(prefix).assert_consumed()
+        return
+    parts["window"] = {k: v for k, v in parts["window"].items() if f"window/{k}" not in changed}
+    status = tf.train.Checkpoint(**parts).read(prefix)
+    status.assert_existing_objects_matched()
+    status.expect_partial()
+    for name in changed & window.keys():
+        window[name].assign(tf.fill(window[name].shape, tf.cast(math.nan, window[name].dtype)))

@@ -31,9 +31,12 @@ class Terminal(Hook):
             `{"top_1_accuracy": ("top-1", ".2%")}`. The loss is always printed.
         best_metric: name of the metric whose best value on validation is printed.
         log: a MetricsLog; without it, only the rows of this process are known.
+        verbosity: 0 prints only lines that are printed `always`; 1 also a line per epoch and the
+            status; 2 also a line per row of training metrics.
 
     Attributes:
         metrics, best_metric, log: as above; they may be set later.
+        verbosity: as above.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Terminal(Hook):
         metrics: dict[str, tuple[str, str]] | None = None,
         best_metric: str | None = None,
         log=None,
+        verbosity: int = 1,
     ):
+        self.verbosity = verbosity
         self.metrics = metrics or {}
         self.best_metric = best_metric
         self.log = log
@@ -77,8 +82,16 @@ class Terminal(Hook):
             atexit.unregister(self._live.stop)
             self._live = None
 
-    def line(self, text: str | Text, *, wrap: bool = False) -> None:
-        """Prints a line that stays, broken between words to fit the terminal if `wrap`."""
+    def line(self, text: str | Text, *, wrap: bool = False, always: bool = False) -> None:
+        """Prints a line that stays.
+
+        Args:
+            text: the line.
+            wrap: break it between words to fit the terminal.
+            always: print it also with a verbosity of 0.
+        """
+        if not (self.verbosity or always):
+            return
         if self._is_live:
             self._console.print(text, soft_wrap=not wrap)
         else:
@@ -91,6 +104,8 @@ class Terminal(Hook):
 
     def _show(self, parts: list[Text]) -> None:
         """Shows parts of a status, the most important first, as many as fit."""
+        if not self.verbosity:
+            return
         if self._is_live:
             self._show_live(_LiveLine(self._spinner, parts))
         elif time.monotonic() - self._last_status > _SECONDS_BETWEEN_STATUS_LINES:
@@ -124,6 +139,11 @@ class Terminal(Hook):
     def on_log(self, trainer, row: dict) -> None:
         self._rows.append(row)
         self._images_per_second = trainer.timings.get("images_per_second", math.nan)
+        if self.verbosity > 1:
+            names = ("loss", *self.metrics)
+            title = f"  step {row['step']:,}"
+            parts = [Text(title), self._figures(row, names, "train"), _rate(row), self._speed()]
+            self.line(Text("  ").join(part for part in parts if part), wrap=True)
 
     def on_evaluate(self, trainer, row: dict, scores) -> None:
         del trainer, scores
@@ -140,19 +160,20 @@ class Terminal(Hook):
             Text(f"step {step:,}/{plan.total_steps:,}"),
             _time_left(trainer),
             self._figures(last, ("loss", first_metric)),
+            _rate(last),
         ]
         if self._is_live:
             parts.insert(2, self._bar(step / plan.total_steps))
         if trainer.activity != "training":
             parts.insert(0, Text(trainer.activity))
-        parts += [self._best(trainer), self._speed()]
+        parts += [self._speed(), self._best(trainer)]
         self._show([part for part in parts if part])
 
     def on_epoch(self, trainer) -> None:
         plan, step = trainer.plan, trainer.step
         names = ("loss", *self.metrics)
         rows = [row for row in self._all_rows if row["split"] == "train"]
-        train = _means(rows, plan.epoch_start(step), step, names)
+        train = means(rows, plan.epoch_start(step), step, names)
         val = next((r for r in self._all_rows if (r["split"], r["step"]) == ("val", step)), {})
         parts = [
             Text.assemble(
@@ -195,12 +216,18 @@ class Terminal(Hook):
         return Text.assemble((mark * full, "green"), (rest * (_BAR_WIDTH - full), "dim"))
 
 
+def _rate(row: dict) -> Text:
+    """The learning rate in a row of training metrics."""
+    rate = row.get("learning_rate", math.nan)
+    return Text(f"lr {rate:.3g}" if math.isfinite(rate) else "", "dim")
+
+
 def _time_left(trainer) -> Text:
     seconds = trainer.seconds_left
     return Text(f"{duration(seconds)} left" if math.isfinite(seconds) and seconds > 0 else "")
 
 
-def _means(rows: list[dict], start: int, step: int, names: tuple[str, ...]) -> dict[str, float]:
+def means(rows: list[dict], start: int, step: int, names: tuple[str, ...]) -> dict[str, float]:
     """Means over the steps from `start` to `step` of the figures in rows of training metrics."""
     sums, weights, before = {}, {}, start
     for row in rows:

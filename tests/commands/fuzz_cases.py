@@ -28,7 +28,7 @@ LISTS = {
     "step_epochs": (
         *JUNK[1:], "nan", "inf", "1e999", "0", "-1", "1,x", "1,,2", ",", "1;2", '"1', "1e300",
     ),
-    "hooks": (*JUNK[1:], ",", "weight_norm,", "weight_norm,x", "weight_norm;x", '"weight_norm'),
+    "hooks": (*JUNK[1:], ",", "stage_norms,", "stage_norms,x", "stage_norms;x", '"stage_norms'),
 }  # fmt: skip
 # Settings that are names in a table.
 NAMES = ("net", "dataset", "loss", "optimizer", "schedule", "best_metric", "augment")

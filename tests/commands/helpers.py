@@ -32,9 +32,16 @@ TINY = ("--net=tiny", "--dataset=digits", "--batch_size=256", "--device=cpu")
 
 
 @contextlib.contextmanager
-def tiny_net():
-    """Adds a net of two convolutions to the table of nets."""
+def tiny_net(draws=False):
+    """Adds a net of two convolutions to the table of nets.
+
+    Args:
+        draws: whether train.py draws pictures, which takes several times as long as its training.
+    """
     import nets
+    from commands import dashboards
+    from commands import pictures as drawing
+    from loops.hook import Hook
     from nets.layers import ConvBatchNorm, Head, SmallStem
     from nets.net import Net
 
@@ -49,6 +56,9 @@ def tiny_net():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nets.NETS, "tiny", Tiny)
+        if not draws:
+            patch.setattr(dashboards, "Pictures", lambda *args: Hook())
+            patch.setattr(drawing, "draw_all", lambda *args, **kwargs: [])
         yield Tiny
 
 
@@ -104,16 +114,19 @@ class Command:
         cwd: working directory; default: that of this process.
         terminal: path of a terminal that standard output goes to.
         largest_file: size in bytes beyond which no file can grow, as on a full disk.
+        draws: whether train.py draws pictures.
         **environment: variables to add.
     """
 
-    def __init__(self, program, *args, cwd=None, terminal=None, largest_file=None, **environment):
+    def __init__(
+        self, program, *args, cwd=None, terminal=None, largest_file=None, draws=False, **environment
+    ):
         self._output = tempfile.TemporaryDirectory()
         streams = [terminal or f"{self._output.name}/out", f"{self._output.name}/err"]
         argv = [program, *map(str, args)]
         where = os.fspath(cwd or os.getcwd())
         self._process = _FORKS.Process(
-            target=_run, args=(argv, where, streams, largest_file, environment), daemon=True
+            target=_run, args=(argv, where, streams, largest_file, draws, environment), daemon=True
         )
         with quiet():  # The first starts the process that imports TensorFlow.
             self._process.start()
@@ -140,7 +153,7 @@ class Command:
         return tuple(file.read_text() if file.exists() else "" for file in files)
 
 
-def _run(argv, cwd, streams, largest_file, environment):
+def _run(argv, cwd, streams, largest_file, draws, environment):
     """What a process of `Command` does."""
     for number, path in enumerate(streams, start=1):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
@@ -160,7 +173,7 @@ def _run(argv, cwd, streams, largest_file, environment):
     from commands import command_line
 
     try:
-        with tiny_net():
+        with tiny_net(draws):
             command_line.run(*_program(argv[0]))
     finally:
         atexit._run_exitfuncs()  # A fork would leave without.

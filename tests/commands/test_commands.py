@@ -54,21 +54,29 @@ def test_what_a_run_prints(finished):
     assert f"run    runs/{run_dir.name}, new, 41 steps on 1 replica" in lines
     assert any(line.startswith("epoch 1/2  step 21  train loss ") for line in lines)
     assert re.fullmatch(
-        r"test   loss \d\.\d{4}  top-1 \d+\.\d\d%  top-5 \d+\.\d\d%  ECE 0\.\d{4}  "
+        r"test   \d\.\d{4}  \d+\.\d\d%  +\d+\.\d\d%  0\.\d{4}  "
         r"\(359 examples, step \d+, best on val\)",
-        lines[-4],
+        lines[-6],
     )
-    assert lines[-3] == f"run    runs/{run_dir.name}"
-    assert lines[-2] == "watch  tensorboard --logdir=runs"
-    assert lines[-1] == f"score  python eval.py --run_dir=runs/{run_dir.name}"
+    assert lines[-5:] == [
+        f"run       runs/{run_dir.name}",
+        f"pictures  runs/{run_dir.name}/pictures",
+        "watch     tensorboard --logdir=runs",
+        f"score     python eval.py --run_dir=runs/{run_dir.name}",
+        f"try       python predict.py --run_dir=runs/{run_dir.name} photo.jpg",
+    ]
 
 
 def test_what_a_run_leaves(finished):
     run_dir, _, _ = finished
-    names = {p.name for p in run_dir.iterdir()}
+    names = {p.name for p in run_dir.iterdir() if not p.name.startswith("events.out.tfevents.")}
     assert names == {
-        *("config.json", "lock", "metrics.jsonl", "result.json"),
-        *("best", "checkpoints", "train", "val", "test"),
+        *("config.json", "lock", "metrics.jsonl", "predictions.npz", "result.json"),
+        *("best", "checkpoints", "pictures", "train", "val", "test"),
+    }
+    assert {p.name for p in (run_dir / "pictures").iterdir()} == {
+        *("augmentations.png", "calibration.png", "confusion_matrix.png"),
+        *("curves.png", "first_layer.png", "mistakes.png"),
     }
     assert re.fullmatch(r"inception10-digits-[0-9a-f]{6}", run_dir.name)
     config = read(run_dir / "config.json")
@@ -128,7 +136,7 @@ def test_the_same_command_prints_the_result_again(finished, capsys, monkeypatch)
     call("train.py", *args, f"--run_dir=runs/{run_dir.name}", "--num_gpus=2")
     note, *finished_lines, last = capsys.readouterr().out.splitlines()
     assert note == "--device=cpu: 2 replicas run on logical CPU devices"
-    assert finished_lines == ["This run is finished.", *first.splitlines()[-4:]]
+    assert finished_lines == ["This run is finished.", *first.splitlines()[-10:]]
     assert last.startswith(f"To start over, remove runs/{run_dir.name} or give another --run_dir")
     assert {**helpers.contents(run_dir), "lock": b""} == {**before, "lock": b""}
 

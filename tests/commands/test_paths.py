@@ -130,7 +130,7 @@ def test_the_commands_of_the_report(tmp_path):
         args = ("--dataset=digits", f"--epochs={epochs}", f"--run_dir={name}")
         code, out, err = helpers.real("train.py", *args, cwd=tmp_path)
         assert (code, err) == (0, "")
-        assert "test   loss" in out
+        assert "\ntest   " in out
     assert contents(tmp_path / "lr1") == before
     assert Run.open(tmp_path / "lr1").checkpoints.keys() == {0, 11}
     assert Run.open(tmp_path / "lr?").checkpoints.keys() == {31, 41, 51}

@@ -195,7 +195,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    with helpers.tiny_net():
+    with helpers.tiny_net(draws=True):
         run_dir = tmp_path_factory.mktemp("finished") / "run"
         call("train.py", *TINY, "--epochs=1", "--ema_decay=0.5", f"--run_dir={run_dir}")
         yield run_dir

@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 SETTINGS = Config(
     net="resnet18", stem="small", batch_norm_momentum=0.95, dataset="digits", image_size=8,
     augment="crop:1", label_smoothing=0.0, learning_rate=0.2, weight_decay=5e-4, warmup_epochs=1.0,
-    step_epochs=(1.0, 2.5), hooks=("weight_norm",),
+    step_epochs=(1.0, 2.5), hooks=("stage_norms",),
 )  # fmt: skip
 INFO = DataInfo(
     name="digits",

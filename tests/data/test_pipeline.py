@@ -72,6 +72,15 @@ def test_every_epoch_is_a_permutation(size, batch_size, seed):
         np.testing.assert_array_equal(np.sort(part), np.arange(size))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_numbers_are_those_of_the_examples_in_a_batch(balanced):
+    """Row by row, whatever rows are read here: each image has its number as its first channel."""
+    ((images, _),) = batches(2, 3, augment="none", balanced=balanced)
+    half = pipeline(augment="none", balanced=balanced, shard=InputShard(2, 1, 1))
+    for one in (pipeline(augment="none", balanced=balanced), half):
+        np.testing.assert_allclose(one.numbers(2), images[:, 0, 0, 0], atol=1e-3)
+
+
 def test_orders_of_epochs_and_seeds_are_unrelated():
     size = 45_000
     epochs = [numbers(e, size, size, seed) for seed in (0, 1) for e in range(3)]

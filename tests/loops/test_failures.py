@@ -237,7 +237,7 @@ def test_a_lost_worker_is_not_looked_for_in_the_data(one_replica, tmp_path):
     def run(iterator, num_steps):
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...")
 
-    trainer._step.run = run
+    trainer.train_step.run = run
     with pytest.raises(tf.errors.UnavailableError):
         trainer.run()
     assert batches.asked == []
@@ -247,7 +247,7 @@ def test_a_step_whose_count_came_too_late_is_found_too(one_replica, tmp_path):
     """TensorFlow may cancel the count of the last update when the next batch fails."""
     batches = Batches(fail=[7])
     trainer = make_trainer(one_replica, tmp_path, batches=batches)
-    run = trainer._step.run
+    run = trainer.train_step.run
 
     def late(iterator, num_steps):
         try:
@@ -256,7 +256,7 @@ def test_a_step_whose_count_came_too_late_is_found_too(one_replica, tmp_path):
             trainer.state.optimizer.iterations.assign_sub(1)
             raise
 
-    trainer._step.run = late
+    trainer.train_step.run = late
     with pytest.raises(Fault, match=r"^batch 7$"):
         trainer.run()
     assert batches.asked == [6, 7]

@@ -8,7 +8,7 @@ from loops.errors import SaveError
 from loops.hook import Hook
 from loops.hooks import HOOKS, make_hooks
 from loops.records.checkpoint_files import saved_steps
-from loops.weight_norm import WeightNorm
+from loops.stage_norms import StageNorms
 from tests.loops.helpers import Batches, make_state
 from tests.loops.training import PLAN, make_trainer, rows
 
@@ -91,8 +91,7 @@ def test_a_hook_can_add_a_figure_that_later_hooks_see(one_replica, tmp_path):
         def on_evaluate(self, trainer, row, scores):
             row["squared_step"] = trainer.step**2
 
-    (weight_norm,) = make_hooks(("weight_norm",))
-    make_trainer(one_replica, tmp_path, Adds(), weight_norm).run()
+    make_trainer(one_replica, tmp_path, Adds()).run()
     for row in rows(tmp_path, "train"):
         assert row["twice_the_step"] == 2 * row["step"]
         assert 0.1 < row["weight_norm"] < 10
@@ -179,28 +178,32 @@ def test_a_run_does_not_end_while_a_hook_cannot_write(one_replica, tmp_path):
     assert len(rows(tmp_path, "test")) == 1
 
 
-def test_weight_norm_by_hand(strategy):
+def test_weight_norms_by_hand(strategy):
+    """Of the whole net, and of a stage."""
     state = make_state(strategy)
     kernel, bias = np.arange(12.0).reshape(4, 3), np.array([1.0, 2.0, -2.0])
     state.net.dense.set_weights([kernel, bias])
+    state.net.stages = {"dense": state.net.dense}
 
     class Trainer:
         pass
 
     trainer, row = Trainer(), {"loss": 1.0}
     trainer.state = state
-    WeightNorm().on_log(trainer, row)
-    assert row["loss"] == 1.0
-    assert type(row["weight_norm"]) is float
-    assert row["weight_norm"] == pytest.approx(np.sqrt(np.sum(np.arange(12) ** 2) + 9))
+    StageNorms().on_log(trainer, row)
+    assert row.keys() == {"loss", "weight_norm_dense"}
+    expected = np.sqrt(np.sum(np.arange(12) ** 2) + 9)
+    for norm in (row["weight_norm_dense"], state.weight_norm()):
+        assert type(norm) is float
+        assert norm == pytest.approx(expected)
 
 
 def test_hooks_by_their_names(monkeypatch):
     assert make_hooks(()) == []
-    with pytest.raises(ValueError, match="'weight_nom'; known hooks: weight_norm"):
-        make_hooks(("weight_nom",))
+    with pytest.raises(ValueError, match="'stage_nrms'; known hooks: stage_norms"):
+        make_hooks(("stage_nrms",))
     monkeypatch.setitem(HOOKS, "other", Hook)
-    assert [type(hook) for hook in make_hooks(("other", "weight_norm"))] == [Hook, WeightNorm]
+    assert [type(hook) for hook in make_hooks(("other", "stage_norms"))] == [Hook, StageNorms]
 
 
 class Adds(Hook):

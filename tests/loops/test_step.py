@@ -238,7 +238,8 @@ def test_training_figures_by_hand(strategy):
     assert window["examples"] == 16
     assert window["steps"] == 2
     figures = state.window_figures()
-    assert figures.keys() == {"loss", *METRICS, "gradient_norm"}
+    assert figures.keys() == {"loss", *METRICS, "gradient_norm", "highest_loss"}
+    assert figures["highest_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert figures["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert figures["top_1_accuracy"] == correct.mean()
     assert figures[BINS] == pytest.approx(calibration_by_hand(softmax(logits), labels), rel=1e-4)
@@ -248,6 +249,24 @@ def test_training_figures_by_hand(strategy):
     state.reset_window()
     assert all(np.all(variable.numpy() == 0) for variable in state.window.values())
     assert np.isnan(state.window_figures()["loss"])
+
+
+def test_the_highest_loss_of_the_updates_and_its_step(strategy):
+    """Of those that were made, since the window began."""
+    state, batches = make_state(strategy, rate=1e-9), [examples(seed=s) for s in range(5)]
+    kernel, bias = state.net.dense.get_weights()
+    losses = [-log_softmax(x @ kernel + bias)[np.arange(8), y].mean() for x, y in batches]
+    batches[3][0][0] = 1e30  # The loss is finite, but not the norm of the gradient.
+    losses[3] = -1
+    make = take_steps(strategy, state, batches[:2], on_nan="skip")
+    state.reset_window()
+    take_steps(strategy, state, batches[2:], make)
+    step = 3 + np.argmax(losses[2:])
+    assert state.window["highest_loss_step"].numpy() == step
+    assert state.window_figures()["highest_loss"] == pytest.approx(losses[step - 1], rel=1e-5)
+    state.reset_window()
+    take_steps(strategy, state, batches[3:4], make)
+    assert np.isnan(state.window_figures()["highest_loss"])
 
 
 def test_a_metric_in_the_table_is_summed(strategy, monkeypatch):

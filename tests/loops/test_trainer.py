@@ -48,11 +48,10 @@ def test_rows_are_logged_at_their_steps(unstopped, one_replica):
 
 def test_every_metric_is_in_every_row(unstopped, strategy):
     figures = {"split", "step", "epoch", "loss", *METRICS}
+    training = {"learning_rate", "gradient_norm", "highest_loss", "weight_norm"}
     run_dir, _ = unstopped(strategy)
     for row in rows(run_dir):
-        more = (
-            {"learning_rate", "gradient_norm", "weight_norm"} if row["split"] == "train" else set()
-        )
+        more = training if row["split"] == "train" else set()
         assert row.keys() == figures | more
         assert all(math.isfinite(row[name]) for name in row.keys() - {"split"})
 
@@ -139,8 +138,8 @@ def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_repl
 def test_steps_in_a_call_change_nothing(unstopped, one_replica, tmp_path, monkeypatch):
     monkeypatch.setattr("loops.trainer._SECONDS_PER_CALL", 1e9)
     trainer, calls = make_trainer(one_replica, tmp_path), []
-    run = trainer._step.run
-    monkeypatch.setattr(trainer._step, "run", lambda it, n: (calls.append(int(n)), run(it, n))[1])
+    run = trainer.train_step.run
+    monkeypatch.setattr(trainer.train_step, "run", lambda it, n: (calls.append(int(n)), run(it, n))[1])
     trainer.run()
     assert calls == [1, 1, 1, 1, 2, 2, 1, 1, 2]
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])

@@ -1,0 +1,91 @@
+"""The learning-rate range test: what train.py --find_learning_rate does."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+import data
+import pictures
+from commands import build, session
+from commands.options import TrainOptions
+from commands.run_directory import run_directory
+from commands.saved_config import SavedConfig
+from loops.distributed.workers import Workers
+from loops.errors import SaveError, reason
+from loops.inputs import iterate
+from loops.optimizer import find_optimizer
+from loops.rate_range import ExponentialRate, RateRange, range_test
+from loops.records.terminal import Terminal
+from loops.step import TrainStep
+
+# The range, relative to the optimizer's default rate.
+_LOW, _HIGH = 1e-4, 1e2
+_STEPS = (100, 300)
+
+
+def find_learning_rate(
+    options: TrainOptions, dataset: data.Dataset, workers: Workers, terminal: Terminal
+) -> RateRange:
+    """Trains for some hundred steps while the learning rate rises, and suggests a rate.
+
+    The curve is drawn, and written as CSV, beside the directory that the run would have.
+
+    Raises:
+        SaveError: a file cannot be written.
+        NonFiniteError: the loss is not finite from the start.
+    """
+    requested = dataclasses.replace(
+        build.with_absolute_paths(options.config), ema_decay=0.0, on_nan="stop"
+    )
+    config = build.resolve(requested, dataset)
+    info = build.data_info(dataset, config)
+    source = dataset.splits["train"]
+    batches = build.train_pipeline(config, info, source, workers)
+    default = find_optimizer(config.optimizer).learning_rate
+    steps = min(max(_STEPS[0], len(source.labels) // config.batch_size), _STEPS[1])
+    schedule = ExponentialRate(_LOW * default, _HIGH * default, steps)
+    start = session.initial_weights(config, info)
+    state = session.make_state(
+        config, info, workers.strategy, schedule, start=start, say=terminal.line
+    )
+    settings = session.step_settings(config, info, source.labels)
+    terminal.line(f"rates  {schedule.low:.3g} to {schedule.high:.3g} in {steps} steps")
+    terminal.status("training with rising learning rates")
+    step = TrainStep(workers.strategy, state, settings, schedule)
+    found = range_test(step, iterate(workers.strategy, batches.batches(0, steps)), schedule)
+    terminal.close()
+    if workers.is_chief:
+        run_dir = run_directory(
+            options.run_dir, options.config, SavedConfig(settings=config, data=info)
+        )
+        picture = _write(run_dir, found)
+        terminal.line(f"curve  {picture}")
+    if found.suggested is None:
+        terminal.line("rate   none can be suggested: the loss did not fall", always=True)
+    else:
+        terminal.line(f"rate   --learning_rate={found.suggested:.2g}", always=True)
+    return found
+
+
+def _write(run_dir: pathlib.Path, found: RateRange) -> pathlib.Path:
+    """Writes the curve as a picture and as CSV; returns the path of the picture."""
+    picture, table = (
+        run_dir.with_name(f"{run_dir.name}.learning_rate.{kind}") for kind in ("png", "csv")
+    )
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("learning_rate", "loss", "smoothed_loss"))
+    writer.writerows(zip(found.rates, found.losses, found.smoothed, strict=True))
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(text.getvalue(), encoding="utf-8")
+        pictures.save(
+            pictures.learning_rate_range(
+                found.rates, found.losses, found.smoothed, found.suggested
+            ),
+            picture,
+        )
+    except OSError as error:
+        raise SaveError(f"cannot write {picture}: {reason(error)}") from error
+    return picture

@@ -1,0 +1,90 @@
+"""What is trained, made from a run's configuration: for train.py, and for what replays a step."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+import nets
+from commands import build
+from commands.config import Config
+from commands.saved_config import DataInfo
+from loops.losses import balanced_class_weights
+from loops.optimizer import find_optimizer, make_optimizer
+from loops.schedule import LearningRate
+from loops.state import TrainState
+from loops.step import StepSettings
+from nets import pretrained
+
+
+def initial_weights(config: Config, info: DataInfo) -> tf.keras.Model | None:
+    """The Keras model with the weights of `--init_from`; None without it.
+
+    Raises:
+        pretrained.PretrainedError: they cannot be read.
+    """
+    if not config.init_from:
+        return None
+    channels = info.image_shape[-1]
+    return pretrained.load(config.net, config.init_from, channels=channels, stem=config.stem)
+
+
+def make_state(
+    config: Config,
+    info: DataInfo,
+    strategy: tf.distribute.Strategy,
+    learning_rate: LearningRate,
+    *,
+    start: tf.keras.Model | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainState:
+    """Creates every variable of a run, eagerly, in the strategy's scope.
+
+    Args:
+        config: of the run.
+        info: of the run.
+        strategy: whose replicas hold the variables.
+        learning_rate: the schedule.
+        start: a model with the initial weights, if there are any.
+        say: prints a message.
+    """
+    tf.keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        net = build.build_net(config, info)
+        if start is not None:
+            has_head = pretrained.copy_weights(config.net, start, net)
+            head = "included" if has_head else "new"
+            say(f"start  {config.init_from}; the head is {head}")
+        ema_net = build.build_net(config, info) if config.ema_decay else None
+        optimizer = make_optimizer(config.optimizer, net, learning_rate, momentum=config.momentum)
+        return TrainState(
+            net, optimizer, ema_net=ema_net, loss_scale=config.precision == "mixed_float16"
+        )
+
+
+def step_settings(config: Config, info: DataInfo, labels: np.ndarray) -> StepSettings:
+    """How the updates of a run are made.
+
+    Args:
+        config: of the run.
+        info: of the run.
+        labels: of the train split.
+    """
+    class_weights = None
+    if config.class_weights == "balanced":
+        class_weights = balanced_class_weights(labels, len(info.class_names))
+    return StepSettings(
+        global_batch_size=config.batch_size,
+        loss=config.loss,
+        class_weights=class_weights,
+        accumulation=config.accumulation,
+        label_smoothing=config.label_smoothing,
+        weight_decay=config.weight_decay,
+        decoupled_decay=find_optimizer(config.optimizer).decoupled,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+        auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
+        seed=config.seed,
+        jit=config.jit,
+        on_nan=config.on_nan,
+    )
