@@ -147,7 +147,7 @@ def _train_run(
             job.train(batches, options)
         else:
             terminal.line("This run is finished.")
-            print_result(terminal, Run.open(run_dir))
+            print_result(terminal, Run.open(run_dir), run_dir)
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
@@ -356,13 +356,13 @@ class _Job:
             )
         except (SaveError, data.DataError) as error:  # The run itself is complete.
             self.terminal.line(f"{error}; the pictures are incomplete")
-        print_result(self.terminal, run)
+        print_result(self.terminal, run, self.run_dir)
 
 
-def print_result(terminal: Terminal, run: Run) -> None:
-    """Prints the figures of a finished run, and the commands for it."""
+def print_result(terminal: Terminal, run: Run, run_dir: pathlib.Path) -> None:
+    """Prints the figures of a finished run, and the commands for its directory as it was given."""
     if not terminal.verbosity:
         terminal.line(result_line(run.result), always=True)
         return
-    for line in (summary(run), *next_steps(run.path)):
+    for line in (summary(run), *next_steps(run_dir)):
         terminal.line(line)

@@ -5,15 +5,33 @@ import json
 import random
 import typing
 
-from commands.options import EvaluateOptions, TrainOptions
+from commands.options import (
+    CompareOptions,
+    EvaluateOptions,
+    ExportOptions,
+    PredictOptions,
+    ReplayOptions,
+    TrainOptions,
+)
 from commands.setting import kind_of
 
 SEED = 20_171_015
-OPTIONS = {"train.py": TrainOptions, "eval.py": EvaluateOptions}
+OPTIONS = {
+    "train.py": TrainOptions,
+    "eval.py": EvaluateOptions,
+    "predict.py": PredictOptions,
+    "export.py": ExportOptions,
+    "compare.py": CompareOptions,
+    "replay.py": ReplayOptions,
+}
 # What comes first. A wrong case that is accepted by mistake becomes a short run.
 BASE = {
     "train.py": ("--dataset=digits", "--epochs=0.05", "--batch_size=64", "--device=cpu"),
     "eval.py": ("--run_dir=/no/such/run", "--device=cpu"),
+    "predict.py": ("--run_dir=/no/such/run", "--device=cpu", "photo.jpg"),
+    "export.py": ("--run_dir=/no/such/run", "out"),
+    "compare.py": ("/no/such/run",),
+    "replay.py": ("--run_dir=/no/such/run", "--step=1", "--device=cpu"),
 }
 LONG = "x" * 20_000
 JUNK = ("", "x", "None", "1 2", "\x1b[31m\r\x07", "ünïcödé ☃", "\udcff\udcfe\udc80", LONG)
@@ -28,6 +46,8 @@ LISTS = {
     "step_epochs": (
         *JUNK[1:], "nan", "inf", "1e999", "0", "-1", "1,x", "1,,2", ",", "1;2", '"1', "1e300",
     ),
+    "seeds": (*JUNK[1:], "nan", "-1", "1.5", "1,x", ",", "1,1", "1;2", str(2**32)),
+    "tta": (*JUNK[1:], ",", "flip,", "flip,x", "flip;shifts", "Flip"),
     "hooks": (*JUNK[1:], ",", "stage_norms,", "stage_norms,x", "stage_norms;x", '"stage_norms'),
 }  # fmt: skip
 # Settings that are names in a table.
@@ -66,7 +86,7 @@ def misspelt(name: str, rng: random.Random, known) -> str:
 def bad_command_lines(program: str) -> list[tuple[str, ...]]:
     """For every flag some values that it cannot have, misspellings, and what is no flag."""
     rng = random.Random(f"{SEED} {program}")
-    fields = dataclasses.fields(OPTIONS[program])
+    fields = [x for x in dataclasses.fields(OPTIONS[program]) if not x.metadata["positional"]]
     names = [field.name for field in fields]
     found = []
     for field in fields:

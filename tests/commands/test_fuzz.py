@@ -20,7 +20,7 @@ from PIL import Image
 from tests.commands import fuzz_cases as cases
 from tests.commands.helpers import ROOT, call, read, tiny_net
 
-PROGRAMS = ("train.py", "eval.py")
+PROGRAMS = tuple(cases.OPTIONS)
 COMMAND_LINES = {program: cases.bad_command_lines(program) for program in PROGRAMS}
 COMBINATIONS = {"train.py": cases.TRAIN_COMBINATIONS, "eval.py": cases.EVAL_COMBINATIONS}
 
@@ -105,7 +105,7 @@ def test_there_are_enough_of_them():
     for program in PROGRAMS:
         tried = " ".join(a for args in COMMAND_LINES[program] for a in args)
         for field in dataclasses.fields(cases.OPTIONS[program]):
-            assert f"--{field.name}=" in tried
+            assert field.metadata["positional"] or f"--{field.name}=" in tried
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -154,7 +154,7 @@ def places(saved_run, tmp_path):
     return {**made, "run": saved_run, "single": tmp_path / "single"}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", tuple(COMBINATIONS))
 def test_combinations(program, places, here, tmp_path, capsys, some):
     before = contents(tmp_path), contents(places["run"])
     faults = []
@@ -233,7 +233,7 @@ def test_contradictory_configurations(damaged, some):
     text = damaged.text("config.json")
     for changes in some(cases.CONTRADICTIONS, 3):
         damaged.put("config.json", cases.with_settings(text, changes))
-        for program in PROGRAMS:
+        for program in COMBINATIONS:
             assert "config.json" in damaged.outcome(program, may_pass=False), changes
     for changes in some(cases.TRAINING_CONTRADICTIONS, 2):
         damaged.put("config.json", cases.with_settings(text, changes))

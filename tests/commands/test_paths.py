@@ -130,7 +130,7 @@ def test_the_commands_of_the_report(tmp_path):
         args = ("--dataset=digits", f"--epochs={epochs}", f"--run_dir={name}")
         code, out, err = helpers.real("train.py", *args, cwd=tmp_path)
         assert (code, err) == (0, "")
-        assert "\ntest   " in out
+        assert "\ntest  " in out
     assert contents(tmp_path / "lr1") == before
     assert Run.open(tmp_path / "lr1").checkpoints.keys() == {0, 11}
     assert Run.open(tmp_path / "lr?").checkpoints.keys() == {31, 41, 51}
@@ -146,7 +146,7 @@ def test_processes_of_their_own_beside_another_run(other_run, tmp_path):
     before = contents(tmp_path / "lr1")
     args = (*TINY, "--epochs=5", "--run_dir=lr?")
     (out,) = finish(Command("train.py", *args, cwd=tmp_path))
-    assert "\ntest   loss " in out
+    assert "\ntest  " in out
     assert contents(tmp_path / "lr1") == before
     assert Run.open(tmp_path / "lr?").checkpoints.keys() == {16, 21, 26}
 
@@ -164,7 +164,7 @@ def test_a_data_folder_of_any_name_names_a_run_that_works(tmp_path, monkeypatch,
     lines = capsys.readouterr().out.splitlines()
     (run_dir,) = pathlib.Path("runs").iterdir()
     assert run_dir.name.startswith("tiny-my_flowers__v2__-")
-    python, program, *words = shlex.split(lines[-1].removeprefix("score  "))
+    python, program, *words = shlex.split(lines[-2].removeprefix("score     "))
     assert (python, program, words) == ("python", "eval.py", [f"--run_dir={run_dir}"])
     before = rows(run_dir)
     call(program, *words)

@@ -15,9 +15,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 import nets
-from commands import config as configuration
 from commands import evaluate as evaluation
+from commands import options as configuration
 from commands.run import Run
+from commands.setting import ConfigError
 from data import DATASETS, Dataset
 from data.source import ArraySource
 from loops.errors import RunError
@@ -113,7 +114,7 @@ def test_what_is_no_run(tmp_path):
     with pytest.raises(RunError, match=r"is not a run directory: it has no config\.json"):
         Run.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(configuration.ConfigError, match="it has no settings"):
+    with pytest.raises(ConfigError, match="it has no settings"):
         Run.open(tmp_path)
 
 
@@ -517,7 +518,7 @@ def test_options_of_a_notebook(finished, capsys):
     options = configuration.EvaluateOptions(run_dir=finished, device="cpu")
     assert evaluation.evaluate(options)["examples"] == 359
     capsys.readouterr()
-    with pytest.raises(configuration.ConfigError, match="--num_gpus=0: expected"):
+    with pytest.raises(ConfigError, match="--num_gpus=0: expected"):
         evaluation.evaluate(configuration.EvaluateOptions(run_dir=finished, num_gpus=0))
 
 

@@ -138,8 +138,8 @@ def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_repl
 def test_steps_in_a_call_change_nothing(unstopped, one_replica, tmp_path, monkeypatch):
     monkeypatch.setattr("loops.trainer._SECONDS_PER_CALL", 1e9)
     trainer, calls = make_trainer(one_replica, tmp_path), []
-    run = trainer.train_step.run
-    monkeypatch.setattr(trainer.train_step, "run", lambda it, n: (calls.append(int(n)), run(it, n))[1])
+    step, run = trainer.train_step, trainer.train_step.run
+    monkeypatch.setattr(step, "run", lambda it, n: (calls.append(int(n)), run(it, n))[1])
     trainer.run()
     assert calls == [1, 1, 1, 1, 2, 2, 1, 1, 2]
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])
