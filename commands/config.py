@@ -227,7 +227,8 @@ class RecordSettings:
     histogram_steps: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = setting(
         0,
         "Steps between histograms of the weights, gradients and activations of each stage, in "
-        "TensorBoard. Each takes about as long as two steps. 0 for none.",
+        "TensorBoard. Each takes as long as one to three steps, and the first a few seconds more. "
+        "0 for none.",
         names_run=False,
         may_change=True,
     )

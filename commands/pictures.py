@@ -130,7 +130,7 @@ def draw_mistakes(predictions: Predictions, source: data.Source, class_names: Se
             ) from error
     captions = [
         f"is {class_names[predictions.labels[n]]}\n"
-        f"predicted {class_names[predictions.predicted[n]]}, {predictions.confidences[n]:.0%}"
+        f"predicted {class_names[predictions.predicted[n]]}\n{predictions.confidences[n]:.0%}"
         for n in numbers
     ]
     wrong, size = int((~predictions.correct).sum()), len(predictions.labels)

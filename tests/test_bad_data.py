@@ -71,6 +71,7 @@ def test_a_file_that_is_damaged_later_can_be_restored(tmp_path, capsys, split):
     assert read(tmp_path / "run" / "result.json")["examples"] == 20
 
 
+@pytest.mark.slow
 def test_a_file_that_was_never_intact_needs_a_new_run(tmp_path, capsys):
     root = write_tree(tmp_path / "colors")
     bad = root / "train" / "red" / "3.png"
@@ -148,6 +149,7 @@ def test_bad_images_of_other_data_are_named(tmp_path, capsys):
     assert f"{other}/red/0.png cannot be decoded (its contents are damaged){ADVICE}" in error
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_printed_are_escaped(tmp_path, capsys):
     strange = os.fsdecode(b"r\xffd\n")
     root = write_tree(tmp_path / "colors", classes=("blue", strange))

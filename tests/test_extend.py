@@ -49,7 +49,7 @@ def follow(section: str, copy: pathlib.Path) -> dict[str, int]:
 def copy_of_the_project(directory: pathlib.Path) -> pathlib.Path:
     copy = directory / "copy"
     copy.mkdir()
-    for name in ("train.py", "eval.py", "commands", "data", "loops", "nets"):
+    for name in ("train.py", "eval.py", "commands", "data", "loops", "nets", "pictures"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name)
         else:

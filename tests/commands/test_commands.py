@@ -91,7 +91,7 @@ def test_what_a_run_leaves(finished):
     assert splits.count("val") == 2
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_eval_gives_what_the_training_reported(finished, tmp_path, capsys, replicas):
     run_dir, _, _ = finished
     report = tmp_path / "scores.json"
@@ -232,6 +232,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, capsys):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_follow_scores_a_running_training(tmp_path, capsys):
     run_dir = tmp_path / "run"
     training = Command("train.py", *TINY, "--epochs=6", f"--run_dir={run_dir}")
@@ -248,6 +249,7 @@ def test_follow_scores_a_running_training(tmp_path, capsys):
     assert read(tmp_path / "scores")["top_1_accuracy"] == last["top_1_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_command_can_be_repeated(tmp_path, capsys):
     """Files cannot grow beyond a limit that fits the configuration and not a checkpoint."""
     args = (*TINY, "--epochs=1", f"--run_dir={tmp_path / 'run'}")
@@ -271,6 +273,7 @@ def write_colours(root, count=20):
     return root
 
 
+@pytest.mark.slow
 def test_training_on_own_images(tmp_path, capsys):
     colours, run = write_colours(tmp_path / "colours"), f"--run_dir={tmp_path / 'run'}"
     call(
@@ -290,6 +293,7 @@ def test_training_on_own_images(tmp_path, capsys):
     assert re.search(rf"{re.escape(str(colours))}/red/\d+\.jpg cannot be decoded", error)
 
 
+@pytest.mark.slow
 def test_the_advice_about_a_bad_image_can_be_followed(tmp_path, capsys):
     """With the original file the run is resumed; and a new run can leave the file out."""
     colours = write_colours(tmp_path / "colours", 5)

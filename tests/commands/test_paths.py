@@ -140,6 +140,7 @@ def test_the_commands_of_the_report(tmp_path):
     assert contents(tmp_path / "lr1") == before
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_beside_another_run(other_run, tmp_path):
     """The short form of the one above."""
     shutil.copytree(other_run, tmp_path / "lr1")
@@ -151,6 +152,7 @@ def test_processes_of_their_own_beside_another_run(other_run, tmp_path):
     assert Run.open(tmp_path / "lr?").checkpoints.keys() == {16, 21, 26}
 
 
+@pytest.mark.slow
 def test_a_data_folder_of_any_name_names_a_run_that_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = pathlib.Path("my flowers [v2]?")

@@ -51,7 +51,7 @@ def test_mistakes_are_the_most_confident_with_both_names(grids):
     ((images, captions, title),) = grids
     assert images[:, 0, 0, 0].tolist() == [20, 30, 0]
     assert captions == [
-        "is cow\npredicted cat, 80%", "is cat\npredicted cow, 70%", "is cat\npredicted dog, 60%",
+        "is cow\npredicted cat\n80%", "is cat\npredicted cow\n70%", "is cat\npredicted dog\n60%",
     ]  # fmt: skip
     assert title == "The most confident of 3 mistakes in 4 examples"
 

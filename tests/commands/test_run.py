@@ -164,6 +164,7 @@ def test_files_that_were_added_are_not_scored(tmp_path, capsys):
     assert "(30 examples)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_split_that_is_the_same_is_scored_although_another_is_not(tmp_path, capsys):
     """As of a run whose training data are not there."""
     for split in ("train", "test"):
@@ -188,6 +189,7 @@ class WorseInTheEnd(Hook):
             kernel.assign(1000 * kernel)
 
 
+@pytest.mark.slow
 def test_the_result_names_the_checkpoint_that_was_scored(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(HOOKS, "worse", WorseInTheEnd)
     args = (*TINY, "--epochs=2", "--best_metric=loss", f"--run_dir={tmp_path / 'run'}")
@@ -403,6 +405,7 @@ def test_a_run_whose_net_has_changed_is_resumed_only_if_allowed(
     assert "have changed" in refused(capsys, "train.py", *args)
 
 
+@pytest.mark.slow
 def test_the_same_operations_in_other_words_are_no_change(
     tmp_path, monkeypatch, capsys, start, tiny_net
 ):
@@ -416,6 +419,7 @@ def test_the_same_operations_in_other_words_are_no_change(
     assert read(tmp_path / "run" / "config.json")["code"] == [before]
 
 
+@pytest.mark.slow
 def test_a_run_of_other_versions_is_resumed_only_if_allowed(tmp_path, monkeypatch, capsys, start):
     args = start(tmp_path / "run")
     monkeypatch.setattr(keras, "__version__", "4.0")

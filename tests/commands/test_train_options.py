@@ -89,6 +89,7 @@ def uneven(tmp_path_factory):
 FOLDER = ("--net=tiny", "--dataset=folder", "--image_size=8", "--batch_size=16", "--device=cpu")
 
 
+@pytest.mark.slow
 def test_balanced_classes_change_the_training(uneven, tmp_path):
     """Loss of the first step: with equal weights, with class weights, with balanced sampling."""
     args = (*FOLDER, f"--data_dir={uneven}", "--epochs=0.2", "--augment=none", "--log_steps=1")
@@ -127,6 +128,7 @@ def test_patience_needs_a_validation_split(capsys):
     assert "--patience needs a validation split" in line
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run(tmp_path, capsys):
     """The rate is so high that the accuracy goes up and down."""
     args = (*TINY, "--epochs=20", "--patience=2", "--learning_rate=3", "--schedule=constant")

@@ -232,6 +232,7 @@ def test_names_of_all_kinds(tmp_path, name):
     assert dataset.name.isprintable()
 
 
+@pytest.mark.slow
 def test_class_names_do_not_depend_on_the_locale(tmp_path):
     names = [b"plain", b"r\xffd", "grün".encode()]
     for split in ("train", "test"):

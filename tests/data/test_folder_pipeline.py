@@ -99,6 +99,7 @@ next(batches)
 """
 
 
+@pytest.mark.slow
 def test_iterators_can_be_dropped_on_a_tree_with_damaged_images(tmp_path):
     """After the error, early, and where the process ends.
 

@@ -98,6 +98,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     assert "(Permission denied)" in refusal(tmp_path / "secret.png")
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_on_standard_error(tmp_path):
     """About damaged metadata, large images and palettes, of which Pillow warns."""
     damaged = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x02\0\0\xff\xff\0\0\xff\xff garbage"

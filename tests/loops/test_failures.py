@@ -84,6 +84,7 @@ def test_going_back_leaves_out_batches(two_replicas, tmp_path):
     assert guard == [1, 2, False]
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_is_the_same_if_it_is_stopped_afterwards(one_replica, tmp_path):
     def trainer(name, *hooks):
         batches = Batches(spoil=[7])

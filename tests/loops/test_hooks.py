@@ -138,6 +138,7 @@ def test_a_hook_that_cannot_write_stops_the_run(one_replica, tmp_path, method):
     assert method not in {call[0] for call in after.calls}
 
 
+@pytest.mark.slow
 def test_a_run_continues_without_what_hooks_cannot_write(ordinary, one_replica, tmp_path):
     """And calls the other hooks as always."""
     calls, messages = [], []

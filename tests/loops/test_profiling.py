@@ -20,6 +20,7 @@ def test_parse_steps():
             parse_steps(text)
 
 
+@pytest.mark.slow
 def test_a_profile_is_where_the_plugin_finds_it(one_replica, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -48,7 +48,7 @@ def singles(tmp_path_factory):
         ("one_replica", None, 2, 2),
         ("one_replica", None, 5, 6),
         ("one_replica", 9, 12, 12),
-        ("two_replicas", 9, 11, 12),
+        pytest.param("two_replicas", 9, 11, 12, marks=pytest.mark.slow),
     ],
     indirect=["strategy"],
 )

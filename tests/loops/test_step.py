@@ -74,11 +74,13 @@ def test_the_time_spent_waiting_for_batches_is_measured(strategy):
         step.seconds_waited()
         started = time.perf_counter()
         step.run(iterator, tf.constant(20))
-        return step.seconds_waited() / (time.perf_counter() - started)
+        return step.seconds_waited(), time.perf_counter() - started
 
     replicas = strategy.num_replicas_in_sync
     step = take_steps(strategy, make_state(strategy), [examples()])
-    assert waited(slow=False) < 0.85 < waited(slow=True) <= 1.0
+    (fast, _), (slow, total) = waited(slow=False), waited(slow=True)
+    assert 5 * fast < slow <= total
+    assert slow > 0.5 * total
     assert step.seconds_waited() == 0.0
 
 

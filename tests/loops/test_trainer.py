@@ -222,6 +222,7 @@ def test_evaluations_can_be_rarer_and_the_run_end_within_an_epoch(one_replica, t
     assert [row["step"] for row in rows(tmp_path, "val")] == [6, 8]
 
 
+@pytest.mark.slow
 def test_a_metric_can_be_added_to_a_run(unstopped, one_replica, tmp_path, monkeypatch):
     """Its figure is unknown for the steps that were made without it, and the rest is the same."""
     with pytest.raises(Interrupted):

@@ -120,6 +120,7 @@ def test_files(ending, top, resnet50, tmp_path):
     assert pretrained.copy_weights("resnet50", loaded, resnet50) is top
 
 
+@pytest.mark.slow
 def test_useless_weights_are_refused_by_name(tmp_path):
     def refused(match, name="resnet50", source="keras", channels=3, stem="large"):
         with pytest.raises(pretrained.PretrainedError, match=match):

@@ -140,6 +140,7 @@ def test_a_path_with_a_link_and_dots_is_the_one_that_python_takes(tmp_path):
     assert (tmp_path / "real" / "run" / "best" / "step-1.index").exists()
 
 
+@pytest.mark.slow
 def test_links_are_removed_at_exit_and_what_they_lead_to_is_not(tmp_path):
     directory = tmp_path / "a*"
     directory.mkdir()
