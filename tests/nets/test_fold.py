@@ -11,7 +11,6 @@ from nets.layers import ConvBatchNorm
 from nets.resnet_v2 import PreActivationBlock
 from tests.nets.helpers import images, layers
 
-
 # A net of every class and of every kind of block and shortcut.
 FAMILIES = (
     "inception10_residual", "inception_v1_bn", "inception_v2", "inception_v3", "inception_v4",
