@@ -44,7 +44,9 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
     def call(_) -> None:
         try:
             with quiet():
-                import tensorflow  # noqa: F401
+                import tensorflow
+            # It warns of functions that are traced for each of several runs.
+            tensorflow.get_logger().setLevel("ERROR")
             with one_line_errors():
                 main(found[0])
         except KeyboardInterrupt:

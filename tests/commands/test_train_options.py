@@ -172,3 +172,14 @@ def test_the_summary_has_the_figures_of_every_split(tmp_path, capsys):
     assert table[1] == ["val", f"{best['loss']:.4f}", f"{best['top_1_accuracy']:.2%}"]
     test = next(cells for cells in table if cells[0] == "test")
     assert test[1:] == [f"{run.result['loss']:.4f}", f"{run.result['top_1_accuracy']:.2%}"]
+
+
+@pytest.mark.slow
+def test_nothing_but_results_is_printed_for_many_seeds(tmp_path):
+    """TensorFlow would warn of the functions that each run traces."""
+    args = ("--dataset=digits", "--epochs=0.1", "--seeds=0,1,2,3,4,5", "--verbosity=0")
+    code, out, err = helpers.real(
+        "train.py", *args, "--device=cpu", f"--run_dir={tmp_path / 'runs'}"
+    )
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[:6]] == ["test"] * 6
