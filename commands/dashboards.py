@@ -8,15 +8,15 @@ from collections.abc import Callable
 import data
 import pictures
 from commands import pictures as drawing
+from commands.checks import profiled_steps
 from commands.config import Config
 from commands.options import TrainOptions
 from commands.saved_config import DataInfo
-from commands.setting import ConfigError
 from loops.distributed.workers import Workers
 from loops.histograms import Histograms
 from loops.hook import Hook
 from loops.metrics import figures
-from loops.profiling import Profile, parse_steps
+from loops.profiling import Profile
 from loops.records.event_writer import EventWriter
 from loops.records.predictions import Predictions
 from loops.records.tensorboard import TensorBoard
@@ -86,18 +86,6 @@ def shown_settings(options: TrainOptions) -> list[str]:
     return shown + others[: max(0, len(_USUAL) - len(shown))]
 
 
-def profiled_steps(text: str) -> tuple[int, int]:
-    """The first and the last step of `--profile_steps`.
-
-    Raises:
-        ConfigError: it is not accepted.
-    """
-    try:
-        return parse_steps(text)
-    except ValueError as error:
-        raise ConfigError(f"--profile_steps: {error}") from error
-
-
 def _settings_table(settings: dict[str, object]) -> str:
     """A table in Markdown, in which `|` separates the columns."""
     rows = "".join(
@@ -121,11 +109,8 @@ class Pictures(Hook):
     ):
         self._writers = writers
         self._info, self._dataset, self._every = info, dataset, every
-        # Predictions on the validation split that have not been drawn, and their step.
-        self._undrawn = None
 
     def on_start(self, trainer) -> None:
-        self._undrawn = None
         if trainer.step == 0:
             with contextlib.suppress(data.DataError):  # Training will raise it.
                 figure = drawing.draw_batch(trainer.batches, self._info)
@@ -135,18 +120,8 @@ class Pictures(Hook):
     def on_evaluate(self, trainer, row: dict, scores) -> None:
         split, step, plan = row["split"], row["step"], trainer.plan
         is_due = self._every and plan.is_epoch_end(step, self._every)
-        if split == "val" and not is_due and step < plan.total_steps:
-            self._undrawn = step, scores.predictions
-            return
-        if split == "val":
-            self._undrawn = None
-        self._draw(split, step, scores.predictions)
-        self.on_save(trainer)
-
-    def on_end(self, trainer, outcome) -> None:
-        if self._undrawn is not None:  # Training stopped early.
-            self._draw("val", *self._undrawn)
-            self._undrawn = None
+        if split == "test" or is_due or trainer.is_last(row):
+            self._draw(split, step, scores.predictions)
             self.on_save(trainer)
 
     def on_save(self, trainer) -> None:
@@ -157,8 +132,9 @@ class Pictures(Hook):
         names = self._info.class_names
         figure = drawing.draw_confusion(predictions, names)
         self._add(split, "confusion_matrix", figure, step)
-        figure = drawing.draw_mistakes(predictions, self._dataset.splits[split], names)
-        self._add(split, "mistakes", figure, step)
+        with contextlib.suppress(data.DataError):  # An image that has been damaged meanwhile.
+            figure = drawing.draw_mistakes(predictions, self._dataset.splits[split], names)
+            self._add(split, "mistakes", figure, step)
 
     def _add(self, split: str, name: str, figure, step: int) -> None:
         self._writers[split].add_image(f"pictures/{name}", pictures.to_png(figure), step)

@@ -34,7 +34,11 @@ class Saved:
 
 
 def restore_before(
-    run: Run, step: int, make_state: Callable[[tf.keras.Model | None], TrainState]
+    run: Run,
+    step: int,
+    make_state: Callable[[tf.keras.Model | None], TrainState],
+    *,
+    say: Callable[[str], None],
 ) -> tuple[TrainState, Saved | None]:
     """The state at the nearest checkpoint from which a step can be made again.
 
@@ -44,6 +48,7 @@ def restore_before(
         run: the run.
         step: the global step after the update.
         make_state: makes the state, from a model with the initial weights or from none.
+        say: prints a message about a damaged checkpoint.
 
     Returns:
         The state, and its checkpoint; None for the initial state.
@@ -52,9 +57,10 @@ def restore_before(
         RunError: it is not known which batches led to the step, or the initial state cannot be
             made.
     """
-    restores, candidates = _restores_at(run, step)
+    restores, candidates = _restores_at(run, step, say)
     for saved in candidates:
-        if files.why_unreadable(saved.path) is not None:
+        if (why := files.why_unreadable(saved.path)) is not None:
+            say(f"{saved.path} is damaged ({why}); using an earlier state")
             continue
         if saved.restores != restores:
             raise RunError(_unknown(run, step, saved.step))
@@ -71,19 +77,19 @@ def restore_before(
     return make_state(_initial_weights(run)), None
 
 
-def _restores_at(run: Run, step: int) -> tuple[int, list[Saved]]:
+def _restores_at(run: Run, step: int, say: Callable[[str], None]) -> tuple[int, list[Saved]]:
     """How often the run had gone back when it made a step, and the checkpoints before the step.
 
     The checkpoints are in order of use. The number is that of the first checkpoint that has the
     step, or of the last one if none has it.
     """
-    saved = _history(run)
+    saved = _history(run, say)
     before = sorted((s for s in saved if s.step < step), reverse=True)
     after = [s for s in saved if s.step >= step]
     return next((s.restores for s in (*after, *before)), 0), before
 
 
-def _history(run: Run) -> list[Saved]:
+def _history(run: Run, say: Callable[[str], None]) -> list[Saved]:
     """The checkpoints that led to the present state, in order.
 
     One that was saved before the run went back, to a step before it, is left out.
@@ -95,7 +101,8 @@ def _history(run: Run) -> list[Saved]:
             path = files.checkpoint_path(directory, step)
             try:
                 restores = int(files.saved_value(path, "guard/restores"))
-            except Exception:  # A damaged file makes TensorFlow raise nearly anything.
+            except Exception as error:  # A damaged file makes TensorFlow raise nearly anything.
+                say(f"{path} is damaged ({files.explain(error, directory)}); it is left out")
                 continue
             found.append(Saved(step, restores, name == CHECKPOINTS, path))
     history, most = [], 0

@@ -81,14 +81,38 @@ def draw_all(
 
 def draw_curves(rows: Sequence[dict], best_metric: str):
     """The curves of training and validation, with the best epoch marked."""
+    shown = {
+        "train": _merged([row for row in rows if row["split"] == "train"]),
+        "val": [row for row in rows if row["split"] == "val"],
+    }
     curves = {
-        split: {
-            name: np.array([row.get(name, math.nan) for row in rows if row["split"] == split])
-            for name in _CURVES
-        }
-        for split in ("train", "val")
+        split: {name: np.array([row.get(name, math.nan) for row in some]) for name in _CURVES}
+        for split, some in shown.items()
     }
     return pictures.curves(curves["train"], curves["val"], best_epoch=best_epoch(rows, best_metric))
+
+
+def _merged(rows: Sequence[dict]) -> list[dict]:
+    """Rows of training metrics, those of few steps joined to the one before.
+
+    At the end of an epoch, a row of a single batch would stand out beside those of fifty.
+    """
+    steps = [0, *(row["step"] for row in rows)]
+    lengths = np.diff(steps)
+    merged, weights = [], []
+    for row, length in zip(rows, lengths, strict=True):
+        if merged and length < max(lengths) / 2:
+            last, weight = merged[-1], weights[-1]
+            means = {
+                name: (weight * last[name] + length * row[name]) / (weight + length)
+                for name in _CURVES[1:]
+                if name in last and name in row
+            }
+            merged[-1], weights[-1] = {**row, **means}, weight + length
+        else:
+            merged.append(row)
+            weights.append(length)
+    return merged
 
 
 def best_epoch(rows: Sequence[dict], metric: str) -> float | None:
@@ -135,6 +159,8 @@ def draw_mistakes(predictions: Predictions, source: data.Source, class_names: Se
     ]
     wrong, size = int((~predictions.correct).sum()), len(predictions.labels)
     title = f"The most confident of {wrong:,} mistakes in {size:,} examples"
+    if wrong <= COUNT:
+        title = f"{wrong} mistake{'' if wrong == 1 else 's'} in {size:,} examples"
     return pictures.image_grid(shown(images), captions, title=title)
 
 

@@ -50,10 +50,9 @@ class Example:
 
     @property
     def caption(self) -> str:
-        """The label, the loss, and the prediction if it is another, such as "cat 3.21 -> dog"."""
-        text = f"{self.label}\n" if len(self.labels) > 1 else f"{self.label} "
-        text += f"{self.loss:#.3g}"
-        return text if self.is_correct else f"{text} \N{RIGHTWARDS ARROW} {self.predicted}"
+        """The label, the prediction if it is another, and below them the loss."""
+        arrow = "" if self.is_correct else f" \N{RIGHTWARDS ARROW} {self.predicted}"
+        return f"{self.label}{arrow}\n{self.loss:#.3g}"
 
 
 def examples_by_loss(

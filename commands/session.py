@@ -48,6 +48,8 @@ def make_state(
         start: a model with the initial weights, if there are any.
         say: prints a message.
     """
+    # Keras numbers the layers of a process in their names, and rounding can depend on the names.
+    tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         net = build.build_net(config, info)

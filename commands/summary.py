@@ -5,6 +5,7 @@ import shlex
 
 from commands.run import Run
 from loops.metrics import figures
+from loops.records.run import PICTURES
 from loops.records.terminal import means
 from loops.schedule import Plan
 
@@ -64,9 +65,11 @@ def summary(run: Run) -> str:
 def next_steps(run_dir: pathlib.Path) -> list[str]:
     """Lines that name the run and the commands for it."""
     quoted, parent = shlex.quote(str(run_dir)), shlex.quote(str(run_dir.parent))
+    drawn = run_dir / PICTURES
+    draw = f"python eval.py --run_dir={quoted} --pictures={shlex.quote(str(drawn))}"
     return [
         f"run       {run_dir}",
-        f"pictures  {run_dir / 'pictures'}",
+        f"pictures  {drawn if drawn.is_dir() else draw}",
         f"watch     tensorboard --logdir={parent}",
         f"score     python eval.py --run_dir={quoted}",
         f"try       python predict.py --run_dir={quoted} photo.jpg",

@@ -16,6 +16,7 @@ from commands.compare import compare_runs
 from commands.comparison_report import as_text
 from commands.find_learning_rate import find_learning_rate
 from commands.options import TrainOptions
+from commands.output import write
 from commands.provenance import code_changes, file_fingerprint, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
@@ -56,15 +57,12 @@ def train(options: TrainOptions) -> Run | list[Run] | None:
         Interrupted: a signal stopped the run; its state is saved.
     """
     options = convert(dataclasses.asdict(options), TrainOptions)  # They may be made in a notebook.
+    options.check()
     if options.describe:
-        Terminal().line(_describe(options))
+        write(f"{_describe(options)}\n")
         return None
     cluster = find_cluster(options.cluster, os.environ)
     build.check(options.config, len(cluster.addresses) if cluster else 1)
-    if len(set(options.seeds)) < len(options.seeds):
-        raise ConfigError(f"--seeds={','.join(map(str, options.seeds))}: a seed is given twice")
-    if options.profile_steps is not None:
-        dashboards.profiled_steps(options.profile_steps)
     quiet = cluster is not None and cluster.index > 0
     with Terminal(
         quiet=quiet,
@@ -337,26 +335,27 @@ class _Job:
             "step": outcome.step,
             "selected_on": "val" if outcome.is_best else None,
         }
-        predictions = outcome.scores.predictions
         if self.workers.is_chief:
-            write_predictions(self.run_dir, predictions)
+            write_predictions(self.run_dir, outcome.scores.predictions)
+            self._draw(state, outcome)  # Before the run is finished.
             write_json(self.run_dir / RESULT, result)
         if not self.workers.barrier() and not (self.run_dir / RESULT).exists():
             raise RunError("the chief stopped before it wrote the result; start all workers again")
-        if not self.workers.is_chief:
-            return
-        run = Run.open(self.run_dir)
+        if self.workers.is_chief:
+            print_result(self.terminal, Run.open(self.run_dir), self.run_dir)
+
+    def _draw(self, state: TrainState, outcome: Outcome) -> None:
+        """Draws the pictures of the run; one that cannot be drawn does not end it."""
         try:
             drawing.draw_all(
                 self.run_dir / PICTURES,
-                run,
+                Run.open(self.run_dir),
                 net=state.eval_net,  # The state that was scored.
                 splits=self.dataset.splits,
-                predictions=predictions,
+                predictions=outcome.scores.predictions,
             )
-        except (SaveError, data.DataError) as error:  # The run itself is complete.
+        except (SaveError, data.DataError) as error:
             self.terminal.line(f"{error}; the pictures are incomplete")
-        print_result(self.terminal, run, self.run_dir)
 
 
 def print_result(terminal: Terminal, run: Run, run_dir: pathlib.Path) -> None:

@@ -3,8 +3,6 @@
 import re
 import unicodedata
 
-import tensorflow as tf
-
 
 class RunError(RuntimeError):
     """A run cannot start or continue. The message gives the cause and, if possible, a remedy."""
@@ -46,6 +44,9 @@ def reason(error: Exception) -> str:
     """The first line of an error's message, without TensorFlow's decoration."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    # Imported here, since options are checked before TensorFlow, which takes seconds to load.
+    import tensorflow as tf
+
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
     text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip()
     # A file that could not be written, under a temporary name of TensorFlow's.

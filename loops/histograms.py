@@ -1,6 +1,6 @@
 """Histograms of weights, gradients and activations, by stage, in TensorBoard."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,20 @@ class Histograms(Hook):
         self._writer = writer
         self._every = every
 
+    @tf.function
+    def _activations(self, strategy, net, images) -> dict[str, tf.Tensor]:
+        """Outputs of each stage for the images of one replica."""
+
+        def outputs(images):
+            if not getattr(net, "stage_names", ()):
+                return {}
+            images = tf.cast(images, net.compute_dtype)  # As Keras does when a net is called.
+            return dict(net.run_stages(images, training=False))
+
+        # In a replica's context, so that BatchNorm's statistics are read without all replicas.
+        found = strategy.run(outputs, args=(images,))
+        return {stage: strategy.experimental_local_results(x)[0] for stage, x in found.items()}
+
     def next_step(self, step: int) -> int:
         return (step // self._every + 1) * self._every
 
@@ -39,15 +53,17 @@ class Histograms(Hook):
         left_out = int(trainer.state.guard["batches_left_out"].numpy())
         # This batch can be decoded, as the next one may not be.
         dataset = trainer.batches.batches(step - 1 + left_out, step + left_out)
-        (batch,) = iterate(trainer.train_step.strategy, dataset)
-        gradients = trainer.train_step.inspect(batch).gradients  # With all workers.
+        strategy = trainer.train_step.strategy
+        (batch,) = iterate(strategy, dataset)
+        # With all workers.
+        gradients = trainer.train_step.inspect(batch).gradients
+        activations = self._activations(strategy, net, batch[0])
         if self._writer is None:
             return
-        images = trainer.train_step.strategy.experimental_local_results(batch[0])[0]
         found = {
             "weights": by_stage(net, [v.value for v in net.trainable_variables]),
             "gradients": by_stage(net, gradients),
-            "activations": _activations(net, images),
+            "activations": {stage: _thinned([x]) for stage, x in activations.items()},
         }
         for kind, stages in found.items():
             for stage, values in stages.items():
@@ -74,14 +90,6 @@ def by_stage(net, values: Iterable[tf.Tensor]) -> dict[str, np.ndarray]:
         if kernels:
             found[name] = _thinned(kernels)
     return found
-
-
-def _activations(net, images: tf.Tensor) -> Mapping[str, np.ndarray]:
-    """Outputs of each stage for some images, float [n], thinned out."""
-    if not getattr(net, "stage_names", ()):
-        return {}
-    images = tf.cast(images, net.compute_dtype)  # As Keras does when a net is called.
-    return {name: _thinned([x]) for name, x in net.run_stages(images, training=False)}
 
 
 def _thinned(tensors: list[tf.Tensor]) -> np.ndarray:

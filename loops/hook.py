@@ -13,6 +13,7 @@ A hook may read these attributes of the `trainer` that it is given:
   `waiting_for_data`, the share of the time in [0, 1] that was spent waiting for batches
 - `train_step` (TrainStep) and `batches` (the training batches): to look at an update again
 - `best` (Best): the best validation figures so far; in `on_evaluate`, those before the row
+- `is_last(row)` (bool): whether training ends with the evaluation on val that made a row
 - `activity` (str): what the trainer is doing, such as "training" or "evaluating"
 - `seconds_left` (float): estimated time to the end of the run; NaN if unknown
 

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,19 +13,6 @@ from loops.hook import Hook
 
 # Where TensorBoard's profile plugin looks for the profiles of a run.
 DIRECTORY = pathlib.Path("plugins", "profile")
-
-
-def parse_steps(text: str) -> tuple[int, int]:
-    """The first and the last step of "FIRST:LAST".
-
-    Raises:
-        ValueError: it is not two numbers of steps, from 1, in order.
-    """
-    found = re.fullmatch(r"([0-9]{1,12}):([0-9]{1,12})", text)
-    first, last = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= first <= last:
-        raise ValueError(f"{text!r} is not FIRST:LAST, such as 100:110, with 1 <= FIRST <= LAST")
-    return first, last
 
 
 class Profile(Hook):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from loops.step import TrainStep
 
-_SMOOTHING = 0.95
+_SMOOTHING = 0.9
 # The test ends when the smoothed loss is this many times its lowest value.
 _DIVERGED = 4.0
 _FIRST_CHECK = 10  # Steps before which it does not end, since the first losses are noisy.

@@ -203,6 +203,14 @@ class Trainer:
             return False
         return self.best.step >= 0 and self._age(step) >= self._patience
 
+    def is_last(self, row: dict) -> bool:
+        """Whether training ends with an evaluation on val, whose row this is."""
+        if row["step"] >= self.plan.total_steps:
+            return True
+        if not self._patience or self.best.step < 0 or self.best.is_beaten_by(row):
+            return False
+        return self._age(row["step"]) >= self._patience
+
     def _age(self, step: int) -> float:
         """Epochs from the best state to a step, both at the end of an epoch."""
         return self.plan.whole_epochs(step) - self.plan.whole_epochs(self.best.step)

@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 from tensorboard import default, program
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from loops.records.checkpoint_files import saved_steps
 from tests.commands import helpers
@@ -170,3 +171,15 @@ def test_hparams(get, run_dir):
     }.items():
         name = tag.rpartition("/")[2].removeprefix("best_val_")
         assert values[group, tag]["value"] == pytest.approx(row[name]), (group, tag)
+
+
+def test_two_workers_make_histograms_and_pictures(tmp_path):
+    """What only the chief writes must not need the other worker."""
+    args = ("train.py", *TINY, "--epochs=1", "--histogram_steps=2", "--picture_epochs=1")
+    args += (f"--run_dir={tmp_path / 'run'}",)
+    finish(*(Command(*args, draws=True, **task) for task in helpers.free_cluster(2)))
+    assert read(tmp_path / "run" / "result.json")["examples"] == 359
+    found = EventAccumulator(str(tmp_path / "run" / "train"), size_guidance={"tensors": 0}).Reload()
+    tags = set(found.Tags()["tensors"])
+    assert {"stage_activations/stage_1", "stage_gradients/head", "pictures/augmentations"} <= tags
+    assert [event.step for event in found.Tensors("stage_activations/stage_1")] == [2, 4, 6]

@@ -39,11 +39,13 @@ class EventWriter:
         self._file = None
         # What is not known to be on disk: events, and the step from which older ones are obsolete.
         self._pending, self._restart = [], None
+        # The events of the last step that is on disk.
+        self._newest = []
 
     def restart(self, step: int) -> None:
         """Makes readers drop the points of `step` and later ones, which will be written again."""
         self._pending = [event for event in self._pending if event.step < step]
-        self._restart = step
+        self._restart, self._newest = step, []
         self._close()
 
     def add_scalars(self, step: int, figures: Mapping[str, float]) -> None:
@@ -94,6 +96,8 @@ class EventWriter:
             if created is not None:
                 created.unlink(missing_ok=True)
             raise SaveError(f"cannot write {self._directory}: {reason(error)}") from error
+        events = [*self._newest, *self._pending]
+        self._newest = [event for event in events if event.step == events[-1].step]
         self._pending, self._restart = [], None
 
     def has_files(self) -> bool:
@@ -104,7 +108,12 @@ class EventWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{self._stamp()}.{socket.gethostname()}.{os.getpid()}"
         self._file = tf.io.TFRecordWriter(f"{literal_path(self._directory)}/{name}")
-        first = self._pending[0].step if self._restart is None else self._restart
+        first = self._restart
+        if first is None:
+            first = self._pending[0].step
+            # Readers drop what earlier files have of this step.
+            self._pending = [e for e in self._newest if e.step >= first] + self._pending
+            self._newest = []
         start = Event(step=first, session_log=SessionLog(status=SessionLog.START))
         for event in (Event(file_version="brain.Event:2"), start):
             event.wall_time = time.time()

@@ -135,6 +135,7 @@ class Terminal(Hook):
 
     def on_start(self, trainer) -> None:
         self._rows = [row for row in self._rows if row["step"] <= trainer.step]
+        self._images_per_second = math.nan
 
     def on_log(self, trainer, row: dict) -> None:
         self._rows.append(row)

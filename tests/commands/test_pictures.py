@@ -11,7 +11,7 @@ import pictures
 from commands import dashboards
 from commands.dashboards import Pictures, shown_settings
 from commands.options import TrainOptions
-from commands.pictures import best_epoch, caption, draw_batch, draw_mistakes
+from commands.pictures import _merged, best_epoch, caption, draw_batch, draw_mistakes
 from data.source import ArraySource
 from loops.records.predictions import Predictions
 from tests.commands import helpers
@@ -53,7 +53,7 @@ def test_mistakes_are_the_most_confident_with_both_names(grids):
     assert captions == [
         "is cow\npredicted cat\n80%", "is cat\npredicted cow\n70%", "is cat\npredicted dog\n60%",
     ]  # fmt: skip
-    assert title == "The most confident of 3 mistakes in 4 examples"
+    assert title == "3 mistakes in 4 examples"
 
 
 def test_no_mistakes(grids):
@@ -128,10 +128,10 @@ class Plan(FakePlan):
         return step % (11 * every) == 0 or step == 33
 
 
-def evaluate(hook, split, step):
+def evaluate(hook, split, step, stops_early=False):
     scores = types.SimpleNamespace(predictions=f"of {split} at {step}")
     trainer = FakeTrainer(step, plan=Plan())
-    trainer.batches = None
+    trainer.batches, trainer.stops_early = None, stops_early
     hook.on_evaluate(trainer, row(split, step), scores)
 
 
@@ -147,7 +147,6 @@ def test_when_pictures_are_drawn(hook, every, steps):
     for step in (11, 22, 33):
         evaluate(pictures_hook, "val", step)
     evaluate(pictures_hook, "test", 22)
-    pictures_hook.on_end(trainer, None)
     kinds = ("pictures/confusion_matrix", "pictures/mistakes")
     assert images == [
         (split, kind, step)
@@ -160,12 +159,26 @@ def test_when_pictures_are_drawn(hook, every, steps):
 def test_pictures_of_a_run_that_stops_early(hook):
     pictures_hook, images = hook(0)
     evaluate(pictures_hook, "val", 11)
-    evaluate(pictures_hook, "val", 22)
+    evaluate(pictures_hook, "val", 22, stops_early=True)
     evaluate(pictures_hook, "test", 11)
-    pictures_hook.on_end(FakeTrainer(11, plan=Plan()), None)
     assert [(split, step) for split, kind, step in images if "mistakes" in kind] == [
-        ("test", 11), ("val", 22),
+        ("val", 22), ("test", 11),
     ]  # fmt: skip
+
+
+def test_rows_of_few_steps_are_joined_to_the_one_before():
+    """Rows at every 50 steps and at the ends of epochs of 51 steps."""
+    rows = [
+        {"step": step, "epoch": step / 51, "loss": loss, "top_1_accuracy": 0.5}
+        for step, loss in ((50, 2.0), (51, 53.0), (100, 1.0), (102, 50.0))
+    ]
+    merged = _merged(rows)
+    assert [row["step"] for row in merged] == [51, 102]
+    assert [row["epoch"] for row in merged] == [1, 2]
+    expected = [(50 * 2 + 53) / 51, (49 * 1 + 2 * 50) / 51]
+    assert [row["loss"] for row in merged] == pytest.approx(expected)
+    assert [row["top_1_accuracy"] for row in merged] == pytest.approx([0.5, 0.5])
+    assert _merged([]) == []
 
 
 def test_settings_that_are_shown_first():

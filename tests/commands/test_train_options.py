@@ -183,3 +183,9 @@ def test_nothing_but_results_is_printed_for_many_seeds(tmp_path):
     )
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[:6]] == ["test"] * 6
+    # The last one is bit for bit that of a process of its own.
+    args = (*args[:2], "--seed=5", "--device=cpu", f"--run_dir={tmp_path / 'alone'}")
+    assert helpers.real("train.py", *args)[::2] == (0, "")
+    for name in ("metrics.jsonl", "predictions.npz"):
+        alone = (tmp_path / "alone" / name).read_bytes()
+        assert (tmp_path / "runs" / "seed_5" / name).read_bytes() == alone, name

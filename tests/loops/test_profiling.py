@@ -6,18 +6,10 @@ import pytest
 import tensorflow as tf
 
 from loops.errors import SaveError
-from loops.profiling import Profile, parse_steps
+from loops.profiling import Profile
 from tests.loops.helpers import full_disk
 from tests.loops.records.fakes import FakePlan, FakeTrainer
 from tests.loops.training import make_trainer
-
-
-def test_parse_steps():
-    assert parse_steps("100:110") == (100, 110)
-    assert parse_steps("1:1") == (1, 1)
-    for text in ("", "5", "5:", "0:3", "4:3", "-1:3", "1:2:3", "a:b", "1:9999999999999", "1 :2"):
-        with pytest.raises(ValueError, match=re.escape(repr(text))):
-            parse_steps(text)
 
 
 @pytest.mark.slow

@@ -23,10 +23,10 @@ def test_a_range_without_an_extent_is_refused(low, high, steps):
 
 
 def test_smoothing_by_hand():
-    """Weighted means with weights 1, 0.95, 0.95 ** 2 from the newest back."""
+    """Weighted means with weights 1, 0.9, 0.9 ** 2 from the newest back."""
     losses = [4.0, 2.0, 1.0]
-    second = (2 + 0.95 * 4) / (1 + 0.95)
-    third = (1 + 0.95 * 2 + 0.95**2 * 4) / (1 + 0.95 + 0.95**2)
+    second = (2 + 0.9 * 4) / (1 + 0.9)
+    third = (1 + 0.9 * 2 + 0.9**2 * 4) / (1 + 0.9 + 0.9**2)
     np.testing.assert_allclose(smooth(losses), [4.0, second, third])
 
 

@@ -326,6 +326,8 @@ def test_training_stops_early_when_patience_ends(
     assert [row["step"] for row in rows(tmp_path, "val")] == evaluated
     if best != 12:
         assert outcome.step == best
+    last = {"step": evaluated[-1], "top_1_accuracy": 0.0, "loss": 9.0}
+    assert trainer.is_last(last) == (patience > 0 or evaluated[-1] == 12)
     stopped = f"stopped early at step {evaluated[-1]}: no improvement on val for {patience} epochs"
     assert said == ([stopped] if evaluated[-1] < 12 else [])
     # The same command again: the state is out of patience, and is only scored again.

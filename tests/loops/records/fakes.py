@@ -56,6 +56,10 @@ class FakeTrainer:
         self.seconds_left = math.nan
         self.state = State()
         self.best = FakeBest()
+        self.stops_early = False
+
+    def is_last(self, row):
+        return self.stops_early or row["step"] >= self.plan.total_steps
 
 
 def row(split, step, **figures):

@@ -444,3 +444,19 @@ def test_a_writer_alone(tmp_path):
 @pytest.fixture(autouse=True)
 def _quiet():
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
+
+
+def test_what_cannot_be_written_hides_nothing_of_the_same_step(tmp_path):
+    """The scalars of step 82 are on disk when its picture does not fit."""
+    writer = EventWriter(tmp_path)
+    for step in (41, 82):
+        writer.add_scalars(step, {"curves/loss": step})
+        writer.flush()
+    writer.add_text("large", "x" * 10_000, 82)
+    with full_disk(0), pytest.raises(SaveError):
+        writer.flush()
+    writer.flush()
+    writer.add_scalars(123, {"curves/loss": 123})
+    writer.flush()
+    assert [step for step, _ in curves(tmp_path)["curves/loss"]] == [41, 82, 123]
+    assert [step for step, _ in fast_curves(tmp_path)["curves/loss"]] == [41, 82, 123]
