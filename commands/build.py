@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import data
 import nets
+from commands.checks import check_batch_size, check_settings
 from commands.config import Config
 from commands.saved_config import DataInfo
 from commands.setting import ConfigError, convert
@@ -41,20 +42,7 @@ def check(config: Config, workers: int = 1) -> None:
     _accept("hooks", lambda: make_hooks(config.hooks))
     if config.augment is not None:
         data.parse_augment(config.augment)
-    _check_batch_size(config, workers)
-    if config.schedule == "step" and not config.step_epochs:
-        raise ConfigError("--schedule=step needs --step_epochs, such as --step_epochs=15,25")
-    if config.sampling == config.class_weights == "balanced":
-        raise ConfigError(
-            "--sampling=balanced and --class_weights=balanced balance the classes twice; drop one"
-        )
-    if config.patience and not config.val_fraction:
-        raise ConfigError("--patience needs a validation split; set --val_fraction above 0")
-    if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
-        raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
-    if config.jit and config.deterministic:
-        raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
-                          "--deterministic")  # fmt: skip
+    check_settings(config, workers)
 
 
 def check_net(config: Config, workers: int = 1) -> None:
@@ -64,17 +52,7 @@ def check_net(config: Config, workers: int = 1) -> None:
     """
     _check_name("net", config.net, nets.NETS)
     _check_name("loss", config.loss, LOSSES)
-    _check_batch_size(config, workers)
-
-
-def _check_batch_size(config: Config, workers: int) -> None:
-    pieces = config.num_gpus * workers * config.accumulation
-    if config.batch_size % pieces:
-        machines = f" times {workers} workers" if workers > 1 else ""
-        raise ConfigError(
-            f"--batch_size={config.batch_size} is not divisible by --num_gpus={config.num_gpus} "
-            f"times --accumulation={config.accumulation}{machines}; use a multiple of {pieces}"
-        )
+    check_batch_size(config, workers)
 
 
 def _check_name(setting: str, name: str, table: dict) -> None:

@@ -14,6 +14,7 @@ from absl import app, logging
 
 from commands import flags
 from commands.setting import ConfigError, Options
+from loops.errors import RunError
 
 EXIT_BAD_INPUT = 2
 # By the shells' convention, a process that a signal ended has exit code 128 + signal number.
@@ -32,12 +33,13 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             found.append(flags.parse(argv, options_class))
-        except ConfigError as error:
+        except (ConfigError, RunError) as error:
             fail(str(error))
         except BrokenPipeError:  # Of --help | head.
             sys.exit(EXIT_SIGNAL + signal.SIGPIPE)
         except OSError as error:
-            fail(f"cannot print: {error.strerror}")
+            what = "print" if error.filename is None else f"use {error.filename}"
+            fail(f"cannot {what}: {error.strerror}")
         logging.set_verbosity(logging.ERROR)
         return argv
 
@@ -62,7 +64,7 @@ def one_line_errors():
 
     from data import DataError
     from loops.distributed.workers import lost_worker
-    from loops.errors import RunError, reason
+    from loops.errors import reason
     from loops.interrupt import Interrupted
     from nets import NetError
     from nets.pretrained import PretrainedError

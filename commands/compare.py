@@ -16,10 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 import pictures
+from commands.checks import png_file
 from commands.comparison import gather
 from commands.comparison_report import Comparison, as_csv, as_json, as_markdown, as_text
 from commands.differences import compare_groups, predictions_of
 from commands.options import CompareOptions
+from commands.output import write
 from commands.setting import ConfigError, convert
 from loops.errors import RunError, SaveError, reason
 from loops.metrics import figures, higher_is_better
@@ -37,13 +39,15 @@ def compare(options: CompareOptions) -> Comparison:
         ConfigError, data.DataError, RunError: something is missing, damaged or does not fit.
     """
     options = convert(dataclasses.asdict(options), CompareOptions)
-    chart, examples = (_picture_path(options, name) for name in ("chart", "examples"))
+    options.check()
+    chart = png_file("chart", options.chart)
+    examples = png_file("examples", options.examples)
     comparison = compare_runs(options.runs, options.metric, confidence=options.confidence)
     if examples:
         _draw_examples(comparison, examples, options.data_dir)
     if chart:
         _draw_curves(comparison, chart)
-    Terminal().line(_FORMATS[options.format](comparison))
+    write(f"{_FORMATS[options.format](comparison)}\n")
     if options.format == "csv":  # Which has no place for remarks.
         for remark in [*comparison.notes, *comparison.sentences]:
             Terminal(sys.stderr).line(remark)
@@ -77,18 +81,6 @@ def compare_runs(
         differences=tuple(compare_groups(groups, metric, confidence)),
         notes=tuple(notes),
     )
-
-
-def _picture_path(options: CompareOptions, flag: str) -> pathlib.Path | None:
-    """The file to draw in; raises ConfigError if none can be there."""
-    value = getattr(options, flag)
-    if value is None:
-        return None
-    path = pathlib.Path(value).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or path.suffix.lower() != ".png":
-        raise ConfigError(f"--{flag}={value}: expected the name of a .png file in a directory that "
-                          "exists")  # fmt: skip
-    return path
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
@@ -135,16 +127,16 @@ def _draw_examples(comparison: Comparison, path: pathlib.Path, data_dir: str | N
     )
     classes = first.run.data.class_names
     captions = [
-        f"{classes[one.labels[i]]}\n{first.name}: {classes[one.predicted[i]]}\n"
-        f"{second.name}: {classes[other.predicted[i]]}"
+        f"is {classes[one.labels[i]]}\nA: {classes[one.predicted[i]]}\n"
+        f"B: {classes[other.predicted[i]]}"
         for i in numbers
     ]
     source = first.run.dataset(data_dir, split="test").splits["test"]
     figure = pictures.image_grid(
         source.fetch(tf.constant(numbers)).numpy(),
         captions,
-        title=f"Of {len(one.labels):,} test images only {first.name} is right on "
-        f"{len(only_first):,} (blue), only {second.name} on {len(only_second):,} (orange)",
+        title=f"A is {first.name}, B is {second.name}. Of {len(one.labels):,} test images only A "
+        f"is right on {len(only_first):,} (blue), only B on {len(only_second):,} (orange)",
         colors=[BLUE if one.correct[i] else ORANGE for i in numbers],
     )
     _save(figure, path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from commands.checks import check_runs
 from commands.config import Config
 from commands.run import Run
 from commands.saved_config import SavedConfig, read_config
@@ -25,7 +26,7 @@ from loops.schedule import Plan
 # What a seed's result does not depend on, beyond rounding, besides what names no run.
 _WITHOUT_EFFECT = ("seed", "device", "deterministic", "log_steps")
 # What a value follows from unless a flag gave another. If it does in all runs that are compared,
-# the groups are not named by it.
+# the groups are not named by it, and it has no column.
 _FOLLOWS_FROM = {
     "stem": ("dataset", "image_size", "init_from"),
     "image_size": ("dataset", "data"),
@@ -44,8 +45,6 @@ _FOLLOWS_FROM = {
         *("data", "image_size", "precision"),
     ),
 }
-# Not settings: fingerprints and names, of interest only if no setting explains a difference.
-_FINGERPRINTS = ("data", "train_data", "test_data", "init_weights", "operations")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,8 @@ class Group:
 
     Attributes:
         name: the settings that tell it from other groups, such as "net=resnet18, epochs=5".
-        settings: the settings in which groups differ, and their values, by name.
+        settings: the settings in which groups differ, and their values, by name, without those
+            that follow from others.
         entries: its runs, by seed.
     """
 
@@ -137,12 +137,13 @@ def gather(paths: Sequence[str | os.PathLike], metric: str) -> tuple[list[Group]
         ConfigError, RunError: a path is not a run and has none below it, or a run that is named is
             damaged.
     """
-    found, notes = _find(paths), []
+    found, notes = _find(paths)
     common = os.path.commonpath([path.parent for path in found])
     entries = []
     for path, is_named in found.items():
         try:
-            entries.append(_read(path, printable(os.path.relpath(path, common)), metric))
+            name = printable(os.path.relpath(path, common))
+            entries.append(_read(path, name, metric, is_named=is_named))
         except (ConfigError, RunError) as error:
             if is_named:
                 raise
@@ -157,23 +158,25 @@ def gather(paths: Sequence[str | os.PathLike], metric: str) -> tuple[list[Group]
     return [first, *others], notes
 
 
-def _find(paths: Sequence[str | os.PathLike]) -> dict[pathlib.Path, bool]:
-    """The directories of the runs, in order, and whether each was named itself."""
-    if not paths:
-        raise ConfigError("nothing to compare: give directories of runs, or one that has some")
+def _find(paths: Sequence[str | os.PathLike]) -> tuple[dict[pathlib.Path, bool], list[str]]:
+    """The directories of the runs, in order, and whether each was named itself; and notes."""
+    check_runs(paths)
     found: dict[pathlib.Path, bool] = {}
+    notes = {}
     for path in map(pathlib.Path, paths):
         path = path.expanduser()
         if (path / CONFIG).is_file():
-            found[path.resolve()] = True
+            run = path.resolve()
+            if found.get(run):
+                notes[run] = f"given more than once, but counted once: {printable(str(path))}"
+            found[run] = True
             continue
         below = _search(path)
         if not below:
-            what = "and there is none below it" if path.is_dir() else "it is not a directory"
-            raise RunError(f"{path} is not a run directory, {what}")
+            raise RunError(f"{path} is not a run directory, and there is none below it")
         for run in below:
             found.setdefault(run, False)
-    return found
+    return found, list(notes.values())
 
 
 def _search(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -190,10 +193,10 @@ def _search(directory: pathlib.Path) -> list[pathlib.Path]:
     return list(found)
 
 
-def _read(path: pathlib.Path, name: str, metric: str) -> Entry:
+def _read(path: pathlib.Path, name: str, metric: str, *, is_named: bool) -> Entry:
     # Not by Run.open: the net may be gone from the table.
     run = Run(path, read_config(path))
-    rows, result = run.metrics, run.result
+    rows, result = run.metrics, _result(run, is_named)
     plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
     step = max((row["step"] for row in rows if row["split"] != "test"), default=0)
     val = [row for row in rows if row["split"] == "val"]
@@ -210,6 +213,18 @@ def _read(path: pathlib.Path, name: str, metric: str) -> Entry:
         val={"epoch": np.array([plan.epoch(row["step"]) for row in val]), "value": values},
         best_val=float(choose(finite)) if len(finite) else math.nan,
     )
+
+
+def _result(run: Run, is_named: bool) -> Mapping[str, float] | None:
+    """The result of a run; raises RunError, which says what to do, if it is damaged."""
+    try:
+        return run.result
+    except RunError as error:
+        what = str(error).partition("; remove it")[0]
+        leave = "remove the run from the arguments, or " if is_named else ""
+        raise RunError(
+            f"{what}; {leave}remove the file and have the run scored again with train.py"
+        ) from error
 
 
 def identity(saved: SavedConfig) -> dict[str, Any]:
@@ -241,7 +256,6 @@ def _group(entries: list[Entry]) -> list[Group]:
         members.setdefault(key, []).append(entry)
     differing = [n for n, values in _columns(identities.values()).items() if len(set(values)) > 1]
     named = [n for n in differing if not _is_explained(n, identities.values())]
-    shown = [n for n in differing if n in named or n not in _FINGERPRINTS]
     groups = []
     for key, group in members.items():
         what = identities[key]
@@ -250,7 +264,7 @@ def _group(entries: list[Entry]) -> list[Group]:
         groups.append(
             Group(
                 name=name or f"{config.net} on {printable(data.name)}",
-                settings={n: what[n] for n in shown},
+                settings={n: what[n] for n in named},
                 entries=tuple(sorted(group, key=lambda e: (e.seed, e.name))),
             )
         )

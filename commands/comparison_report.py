@@ -24,7 +24,7 @@ class Comparison:
 
     Attributes:
         metric: the figure that is compared.
-        confidence: level of the intervals and of the tests.
+        confidence: level of the intervals and of the tests, for all of them together.
         groups: the runs, grouped by everything but their seed.
         differences: of each group from the first; of two runs, if there are no others.
         notes: about runs that were left out or special, a sentence each.
@@ -45,8 +45,9 @@ class Comparison:
         tests = sum(d.test is not None for d in self.differences)
         if tests > 1:
             found.append(
-                f"The p values are corrected for {tests} comparisons with {self.groups[0].name}, "
-                "the first (Holm 1979); the intervals are not."
+                f"The p values and intervals are corrected for {tests} comparisons with "
+                f"{self.groups[0].name}, the first (Bonferroni), so that all intervals together "
+                f"have a level of {self.confidence * 100:g}%."
             )
         return found
 

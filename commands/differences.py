@@ -31,10 +31,12 @@ class Difference:
         seeds: how many the one and the other have.
         estimate: of `second - first`, in the metric's unit (accuracies are in [0, 1]). NaN where it
             cannot be given.
-        corrected_p: the p value, corrected for the number of comparisons.
+        level: level of the interval, corrected for the number of comparisons.
+        corrected_p: the p value, likewise.
         only: numbers of examples that only the one and only the other classifies correctly.
         examples: number of examples in the test split.
-        seeds_needed: seeds with which a difference as large as this one would be seen.
+        seeds_needed: seeds with which a difference as large as this one would be seen, with a p
+            value corrected likewise.
         is_seen: whether the corrected p value is below 1 - confidence.
         sentence: all of this in words.
     """
@@ -46,6 +48,7 @@ class Difference:
     reason: str = ""
     seeds: tuple[int, int] = (1, 1)
     estimate: Estimate = _UNKNOWN
+    level: float = math.nan
     corrected_p: float = math.nan
     only: tuple[int, int] | None = None
     examples: int
@@ -57,19 +60,28 @@ class Difference:
 def compare_groups(groups: list[Group], metric: str, confidence: float) -> list[Difference]:
     """Compares each group with the first; two runs of one group with each other.
 
-    The p values are corrected for the number of comparisons.
+    With several tests, p values, intervals and numbers of seeds are corrected for their number
+    (Bonferroni; Dunn 1961), so that they agree. If no group differs from the first, the chance that
+    any difference is seen is at most 1 - confidence.
     """
+    found = _compare(groups, metric, confidence)
+    tests = max(sum(d.test is not None for d in found), 1)
+    level = 1 - (1 - confidence) / tests
+    if tests > 1:
+        found = _compare(groups, metric, level)
+    for i, d in enumerate(found):
+        p_value = float(np.minimum(d.estimate.p_value * tests, 1.0))
+        is_seen = p_value < 1 - confidence
+        d = dataclasses.replace(d, level=level, corrected_p=p_value, is_seen=is_seen)
+        found[i] = dataclasses.replace(d, sentence=_sentence(d))
+    return found
+
+
+def _compare(groups: list[Group], metric: str, level: float) -> list[Difference]:
     if len(groups) == 1:
         runs = groups[0].finished
-        found = [_two_runs(*runs, metric, confidence)] if len(runs) == 2 else []
-    else:
-        found = [_two_groups(groups[0], group, metric, confidence) for group in groups[1:]]
-    p_values = statistics.holm([d.estimate.p_value for d in found])
-    for i, p_value in enumerate(map(float, p_values)):
-        is_seen = p_value < 1 - confidence
-        found[i] = dataclasses.replace(found[i], corrected_p=p_value, is_seen=is_seen)
-        found[i] = dataclasses.replace(found[i], sentence=_sentence(found[i], confidence))
-    return found
+        return [_two_runs(*runs, metric, level)] if len(runs) == 2 else []
+    return [_two_groups(groups[0], group, metric, level) for group in groups[1:]]
 
 
 def _two_groups(first: Group, second: Group, metric: str, confidence: float) -> Difference:
@@ -88,9 +100,10 @@ def _two_groups(first: Group, second: Group, metric: str, confidence: float) -> 
     if reason:
         return dataclasses.replace(result, reason=reason)
     if result.seeds == (1, 1):
-        one, other = (next(e for e in g.finished if _has(e, metric)) for g in (first, second))
-        paired = _two_runs(one, other, metric, confidence)
-        return dataclasses.replace(paired, first=first.name, second=second.name)
+        runs = [[e for e in g.finished if _has(e, metric)] for g in (first, second)]
+        paired = _two_runs(runs[0][0], runs[1][0], metric, confidence)
+        reason = "; ".join(filter(None, [paired.reason, *map(_chosen, (first, second), runs)]))
+        return dataclasses.replace(paired, first=first.name, second=second.name, reason=reason)
     a, b = first.figure(metric), second.figure(metric)
     if 1 in result.seeds:
         return dataclasses.replace(result, **_one_against_several(first, second, a, b, confidence))
@@ -101,6 +114,16 @@ def _two_groups(first: Group, second: Group, metric: str, confidence: float) -> 
     spreads = a.std(ddof=1), b.std(ddof=1)
     needed = statistics.seeds_needed(estimate.difference, *spreads, confidence)
     return dataclasses.replace(result, test="Welch", estimate=estimate, seeds_needed=needed)
+
+
+def _chosen(group: Group, runs: list[Entry]) -> str:
+    """Which run stands for a group of a single seed; empty if there is only one."""
+    if len(runs) == 1:
+        return ""
+    return (
+        f"of the {len(runs)} runs of {group.name}, which have one seed, this is {runs[0].name}; "
+        "the table has their mean"
+    )
 
 
 def _has(entry: Entry, metric: str) -> bool:
@@ -188,7 +211,7 @@ def predictions_of(entry: Entry) -> Predictions:
     return predictions
 
 
-def _sentence(d: Difference, confidence: float) -> str:
+def _sentence(d: Difference) -> str:
     label = figures()[d.metric][0]
     if d.test is None:
         known = ""
@@ -205,7 +228,7 @@ def _sentence(d: Difference, confidence: float) -> str:
     low, high = sorted((d.estimate.low * sign, d.estimate.high * sign))
     by = amount(d.metric, d.estimate.difference * sign, digits)
     interval = f"{bare(d.metric, low, digits)} to {bare(d.metric, high, digits)}"
-    facts = f"({confidence * 100:g}% interval {interval}, {_basis(d)}, {p_text(d)})"
+    facts = f"({d.level * 100:.5g}% interval {interval}, {_basis(d)}, {p_text(d)})"
     if d.is_seen:
         said = f"{better} is better than {worse} by {by} {facts}."
     elif d.only == (0, 0):
@@ -213,7 +236,7 @@ def _sentence(d: Difference, confidence: float) -> str:
     else:
         said = f"no difference can be seen between {worse} and {better}: {by} for {better} {facts}"
         said += f"; {_needed(d, by)}." if d.test == "Welch" else "."
-    return f"{label}: {said}{_caveat(d)}"
+    return f"{label}: {said}{_disagreement(d)}{_caveat(d)}"
 
 
 def _basis(d: Difference) -> str:
@@ -229,6 +252,15 @@ def _basis(d: Difference) -> str:
         return f"{d.examples:,} examples"
     one, other = d.seeds
     return f"n = {one} seeds each" if one == other else f"n = {one} and {other} seeds"
+
+
+def _disagreement(d: Difference) -> str:
+    """A remark where the interval and the test are not of one mind, as McNemar's may be."""
+    excludes = d.estimate.low > 0 or d.estimate.high < 0
+    if excludes == d.is_seen:
+        return ""
+    found = ("just includes", "rejects") if d.is_seen else ("just excludes", "does not reject")
+    return f" The interval {found[0]} 0, the test {found[1]}; the test decides."
 
 
 def _caveat(d: Difference) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import data
 from commands import build
+from commands import pictures as drawing
+from commands.checks import output_directory, output_file
 from commands.options import EvaluateOptions
-from commands.pictures import draw_all
+from commands.output import Output
 from commands.run import Run
-from commands.run_directory import output_file
 from commands.setting import ConfigError, convert
 from commands.train import report_skipped
 from loops.distributed.devices import make_strategy
@@ -21,7 +22,6 @@ from loops.metrics import METRICS, figures
 from loops.records import run as run_files
 from loops.records.metrics_log import MetricsLog
 from loops.records.tensorboard import TensorBoard
-from loops.records.terminal import Terminal
 from loops.schedule import Plan
 
 
@@ -35,21 +35,17 @@ def evaluate(options: EvaluateOptions) -> dict | None:
         ConfigError, data.DataError, RunError: something is missing or does not fit.
     """
     options = convert(dataclasses.asdict(options), EvaluateOptions)
-    if options.run_dir is None:
-        raise ConfigError("--run_dir is required: the directory of the run to score")
-    for name in ("checkpoint", "pictures"):
-        if options.follow and getattr(options, name):
-            raise ConfigError(f"--follow scores each new checkpoint; leave out --{name}")
+    options.check()
     run = Run.open(options.run_dir)
     report = output_file("json", options.json)
-    directory = _pictures_directory(options.pictures)
+    directory = output_directory("pictures", options.pictures)
     checkpoint = None if options.follow else run.checkpoint(options.checkpoint)
     strategy, note = make_strategy(options.num_gpus, options.device)
-    terminal = Terminal()
+    output = Output()
     if note:
-        terminal.line(note)
+        output.line(note)
     splits, skipped = _find_splits(run, options)
-    report_skipped(skipped, terminal)
+    report_skipped(skipped, output)
     with strategy.scope():
         net = build.build_net(run.config, run.data)
     fingerprint = run.fingerprint(net)
@@ -73,17 +69,17 @@ def evaluate(options: EvaluateOptions) -> dict | None:
         return result, scores
 
     if options.follow:
-        _follow(run, options.split, lambda checkpoint: score(checkpoint)[0], terminal)
+        _follow(run, options.split, lambda checkpoint: score(checkpoint)[0], output)
         return None
     result, scores = score(checkpoint)
-    terminal.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
+    output.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
     per_class = {data.printable(name): x for name, x in result["per_class"].items()}
     width = max(map(len, per_class))
     for name, accuracy in per_class.items():
-        terminal.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
-    terminal.line(_score_line(result))
+        output.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
+    output.line(_score_line(result))
     if directory is not None:
-        paths = draw_all(
+        paths = drawing.draw_all(
             directory,
             run,
             net=net,
@@ -91,18 +87,8 @@ def evaluate(options: EvaluateOptions) -> dict | None:
             predictions=scores.predictions,
             split=options.split,
         )
-        terminal.line(f"{len(paths)} pictures in {directory}")
+        output.line(f"{len(paths)} pictures in {directory}")
     return result
-
-
-def _pictures_directory(pictures: str | None) -> pathlib.Path | None:
-    """Where to draw pictures; raises ConfigError if it is not a directory."""
-    if pictures is None:
-        return None
-    directory = pathlib.Path(pictures).expanduser()
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--pictures={pictures} is not a directory")
-    return directory
 
 
 def _find_splits(
@@ -133,7 +119,7 @@ def _score_line(result: dict) -> str:
     return f"{result['split']}  {scores}  ({count})"
 
 
-def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Terminal) -> None:
+def _follow(run: Run, split: str, score: Callable[[str], dict], output: Output) -> None:
     """Scores each checkpoint that is there or appears, as long as the run is being trained.
 
     The rows go to `follow/<split>/metrics.jsonl` and to TensorBoard. Checkpoints that are in it
@@ -143,7 +129,7 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
     directory = run.path / "follow"
     # One file per split, since two splits can be followed at the same time.
     (directory / split).mkdir(parents=True, exist_ok=True)
-    log = MetricsLog(directory / split, say=terminal.line)
+    log = MetricsLog(directory / split, say=output.line)
     tensorboard = TensorBoard(directory, figures=tuple(figures()))
     done = {row["step"] for row in log.rows}
     while True:
@@ -161,15 +147,15 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], terminal: Termin
                 if pathlib.Path(path + ".index").exists():
                     raise
                 continue  # Training has deleted it in favour of a newer one.
-            terminal.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
+            output.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
             values = {name: result[name] for name in ("loss", *METRICS)}
             row = {"split": split, "step": step, "epoch": round(plan.epoch(step), 4), **values}
             for hook in (log, tensorboard):
                 hook.on_evaluate(None, row, None)
         if finished:
-            terminal.line(f"{run.path} is finished; all of its checkpoints have been scored")
+            output.line(f"{run.path} is finished; all of its checkpoints have been scored")
             return
         if abandoned:
-            terminal.line(f"no process is training in {run.path}; its checkpoints have been scored")
+            output.line(f"no process is training in {run.path}; its checkpoints have been scored")
             return
         time.sleep(1)

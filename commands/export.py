@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import tempfile
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 import data
 from commands import build
+from commands.checks import normal_path
 from commands.exported import (
     LABELS,
     ExportedModel,
@@ -21,17 +21,15 @@ from commands.exported import (
     write_tflite,
 )
 from commands.options import ExportOptions
+from commands.output import write
 from commands.run import Run
 from commands.setting import ConfigError, convert
 from commands.verification import Answers, check, image_batches, run_answers
 from commands.weights_text import write_weights
 from loops.distributed.devices import make_strategy
 from loops.errors import SaveError, reason
-from loops.records import run as run_files
-from loops.records.terminal import Terminal
 from nets.fold import fold
 
-_SUFFIXES = {".tflite": "tflite", ".onnx": "onnx"}
 _CALIBRATION_IMAGES = 256
 
 
@@ -46,70 +44,22 @@ def export(options: ExportOptions) -> Answers | None:
             already or cannot be written, or the exported model answers otherwise than the net.
     """
     options = convert(dataclasses.asdict(options), ExportOptions)
-    if options.run_dir is None:
-        raise ConfigError("--run_dir is required: the directory of the run to export")
+    options.check()
+    if options.out and options.format == "tflite" and not hasattr(tf, "lite"):
+        raise ConfigError(f"--format=tflite: TensorFlow {tf.__version__} has no tf.lite")
     run = Run.open(options.run_dir)
-    out, weights = _paths(options)
+    out = normal_path(options.out[0]) if options.out else None
+    weights = options.weights_txt and normal_path(options.weights_txt)
     strategy, _ = make_strategy(1, "cpu")
     with strategy.scope():
         net = _float32_net(run, options)
-    terminal = Terminal()
     if weights is not None:
         with _written(weights) as temporary:
             count = write_weights(net, temporary)
-        _say(terminal, "weights", f"{weights}: {count} trainable variables")
+        _say("weights", f"{weights}: {count} trainable variables")
     if out is None:
         return None
-    return _export(run, net, out, options, terminal)
-
-
-def _paths(options: ExportOptions) -> tuple[pathlib.Path | None, pathlib.Path | None]:
-    """Where to write the model and the weights; None for what is not asked for.
-
-    Raises:
-        ConfigError: nothing is asked for, or what is cannot be done.
-    """
-    if len(options.out) > 1:
-        raise ConfigError(f"one OUT is expected, not {len(options.out)}: {' '.join(options.out)}")
-    if not options.out and options.weights_txt is None:
-        raise ConfigError("OUT is required: where to write the model; or --weights_txt=FILE")
-    if options.int8 and options.format != "tflite":
-        raise ConfigError(f"--int8 is for --format=tflite, not --format={options.format}")
-    out = _free_path(options.out[0], "OUT") if options.out else None
-    weights = options.weights_txt and _free_path(options.weights_txt, "--weights_txt")
-    if out is not None:
-        if out == weights:
-            raise ConfigError(f"OUT and --weights_txt are both {out}; use two names")
-        format = _SUFFIXES.get(out.suffix, options.format)
-        if format != options.format:
-            raise ConfigError(f"{out.name} is a name for --format={format}, not {options.format}")
-        _check_libraries(options)
-    return out, weights
-
-
-def _free_path(text: str, what: str) -> pathlib.Path:
-    """A path at which nothing is, and nothing of a run is expected."""
-    path = pathlib.Path(os.path.abspath(os.path.expanduser(text)))
-    if os.path.lexists(path):
-        raise ConfigError(f"{what}={text} exists already; use another name, or delete it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{what}={text}: there is no directory {path.parent}")
-    real = path.parent.resolve() / path.name
-    for parent in real.parents:
-        own = real.relative_to(parent).parts[0]
-        if (parent / run_files.CONFIG).is_file() and own in run_files.OWN:
-            raise ConfigError(f"{what}={text}: {own} belongs to the run {parent}; use another name")
-    return path
-
-
-def _check_libraries(options: ExportOptions) -> None:
-    if options.format == "tflite" and not hasattr(tf, "lite"):
-        raise ConfigError(f"--format=tflite: TensorFlow {tf.__version__} has no tf.lite")
-    if options.format == "onnx":
-        needed = ("tf2onnx", "onnx", *(["onnxruntime"] if options.verify else []))
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ConfigError(f"--format=onnx: pip install {' '.join(missing)}")
+    return _export(run, net, out, options)
 
 
 def _float32_net(run: Run, options: ExportOptions) -> tf.keras.layers.Layer:
@@ -123,7 +73,7 @@ def _float32_net(run: Run, options: ExportOptions) -> tf.keras.layers.Layer:
     return net
 
 
-def _export(run, net, out, options, terminal) -> Answers | None:
+def _export(run, net, out, options) -> Answers | None:
     """Writes the model and checks it before it gets its name."""
     split = None if options.int8 else "test"
     dataset = None
@@ -142,14 +92,14 @@ def _export(run, net, out, options, terminal) -> Answers | None:
         else:
             images = _calibration_images(dataset.splits["train"]) if options.int8 else None
             write_tflite(model, temporary, images)
-        for label, text in _description(run, options, folded).items():
-            _say(terminal, label, text)
-        answers = None
-        if expected is not None:
-            answers = check(options, temporary, expected)
-            _say(terminal, "checked", str(answers))
+        answers = None if expected is None else check(options, temporary, expected)
         size = _size(temporary)
-    _say(terminal, "wrote", f"{out}, {size / 1e6:,.2f} MB")
+    # Printed now, so that an output that cannot be written does not undo the export.
+    for label, text in _description(run, options, folded).items():
+        _say(label, text)
+    if answers is not None:
+        _say("checked", str(answers))
+    _say("wrote", f"{out}, {size / 1e6:,.2f} MB")
     return answers
 
 
@@ -160,8 +110,8 @@ def _calibration_images(source: data.Source) -> list[np.ndarray]:
     return list(image_batches(data.Subset(source, numbers), 1))
 
 
-def _say(terminal: Terminal, label: str, text: str) -> None:
-    terminal.line(f"{label:<7}  {text}")
+def _say(label: str, text: str) -> None:
+    write(f"{label:<7}  {text}\n")
 
 
 _SCALED = {
@@ -182,7 +132,9 @@ def _description(run: Run, options: ExportOptions, folded: int) -> dict[str, str
     precision, trained = "8-bit integers" if options.int8 else "float32", run.config.precision
     if trained != "float32":
         precision += f" (trained in {trained})"
+    unfinished = "" if run.result else "; the run is not finished"
     return {
+        "from": run.checkpoint(options.checkpoint) + unfinished,
         "net": f"{run.config.net} in {precision}; BatchNorm of {folded} convolutions is folded",
         "input": f"images, uint8 [n, height, width, {channels}]; those that are not "
         f"{height}x{width} are {_SCALED[options.format]}",

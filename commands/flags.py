@@ -52,11 +52,11 @@ def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.
 
     Args:
         argv: the command line, beginning with the program's name.
-        cls: class of the configuration.
+        cls: class of the configuration, with a method `check`.
         values: absl's flags, in which the definitions are entered.
 
     Raises:
-        ConfigError: a flag is unknown or its value is wrong.
+        ConfigError, RunError: a flag is unknown, its value is wrong, or flags do not fit.
     """
     names = define(cls, values)
     for name in names:  # absl's --help lists the flags of the main module.
@@ -89,7 +89,9 @@ def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.
     for field in dataclasses.fields(cls):
         if typing.get_origin(field.type) is tuple and not field.metadata["positional"]:
             found[field.name] = _items(field, found[field.name])
-    return convert(found, cls)
+    options = convert(found, cls)
+    options.check()
+    return options
 
 
 def _with_accepted(error: flags.IllegalFlagValueError, cls: type) -> str:
@@ -104,6 +106,8 @@ def _with_accepted(error: flags.IllegalFlagValueError, cls: type) -> str:
 def _items(field: dataclasses.Field, items: list[str]) -> list:
     """The items of a list flag, in the type of the field's items."""
     kind = typing.get_args(field.type)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return items
     kind = getattr(kind, "__origin__", kind)
     try:
         return [kind(item) for item in items]

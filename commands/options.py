@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from commands import checks
 from commands.config import Config
-from commands.setting import LARGEST, Count, Seed, Text, setting
+from commands.setting import LARGEST, ConfigError, Count, Seed, Text, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,18 @@ class TrainOptions(Config):
         None, "Number of classes for --describe. A run uses those of its dataset."
     )
 
+    def check(self) -> None:
+        """Raises ConfigError if options do not fit together."""
+        if self.describe:  # Which uses few of them.
+            return
+        checks.check_settings(self)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"--seeds={','.join(map(str, self.seeds))}: a seed is given twice")
+        if self.seeds and self.find_learning_rate:
+            raise ConfigError("--find_learning_rate is for one seed; use --seed, not --seeds")
+        if self.profile_steps is not None:
+            checks.profiled_steps(self.profile_steps)
+
     @property
     def config(self) -> Config:
         """The settings alone."""
@@ -108,6 +121,15 @@ class EvaluateOptions:
         "auto", "gpu requires GPUs, cpu ignores them, auto uses them if any are visible."
     )
 
+    def check(self) -> None:
+        """Raises ConfigError or RunError if options are missing or do not fit."""
+        checks.check_run_dir(self.run_dir, "the directory of the run to score")
+        for name in ("checkpoint", "pictures"):
+            if self.follow and getattr(self, name):
+                raise ConfigError(f"--follow scores each new checkpoint; leave out --{name}")
+        checks.output_file("json", self.json)
+        checks.output_directory("pictures", self.pictures)
+
 
 _CHECKPOINT = (
     "best, last, or the path of a checkpoint or of a directory of checkpoints. Default: best, or "
@@ -136,7 +158,7 @@ class PredictOptions:
         "path, class, probability, class_2, probability_2, ...; json, an object per line (JSON "
         "Lines). Images that cannot be read are named on standard error.",
     )
-    tta: tuple[Text, ...] = setting(
+    tta: tuple[Literal["flip", "shifts"], ...] = setting(
         (),
         "Test-time augmentation: average the probabilities over variants of each image. flip adds "
         "its mirror image; shifts adds shifts by 1/32 of its size in four directions; flip,shifts "
@@ -150,6 +172,13 @@ class PredictOptions:
     )
     allow_changes: bool = setting(False, _ALLOW_CHANGES)
     device: Literal["auto", "cpu", "gpu"] = setting("auto", _DEVICE)
+
+    def check(self) -> None:
+        """Raises ConfigError or RunError if options are missing or do not fit."""
+        checks.check_run_dir(self.run_dir, "the directory of the run to predict with")
+        if not self.images:
+            raise ConfigError("name image files, directories or patterns, or - for standard input")
+        checks.check_overlays(self.grad_cam, self.images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +214,13 @@ class ExportOptions:
         None, "Directory of the dataset's files. Default: the run's.", path=True
     )
     allow_changes: bool = setting(False, _ALLOW_CHANGES)
+
+    def check(self) -> None:
+        """Raises ConfigError or RunError if options are missing or do not fit."""
+        checks.check_run_dir(self.run_dir, "the directory of the run to export")
+        checks.check_export(self.out, self.weights_txt, self.format, self.int8)
+        if self.out and self.format == "onnx":
+            checks.check_onnx(self.verify)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,6 +258,12 @@ class CompareOptions:
         0.95, "Confidence level of the intervals."
     )
 
+    def check(self) -> None:
+        """Raises ConfigError or RunError if options are missing or do not fit."""
+        for flag in ("chart", "examples"):
+            checks.png_file(flag, getattr(self, flag))
+        checks.check_runs(self.runs)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayOptions:
@@ -247,3 +289,12 @@ class ReplayOptions:
     device: Literal["auto", "cpu", "gpu"] | None = setting(
         None, "gpu, cpu or auto, as for train.py. Default: the run's."
     )
+
+    def check(self) -> None:
+        """Raises ConfigError or RunError if options are missing or do not fit."""
+        checks.check_run_dir(self.run_dir)
+        if self.step is None:
+            raise ConfigError("--step is required: a global step, from 1, such as a message names "
+                              "it")  # fmt: skip
+        checks.output_file("picture", self.picture)
+        checks.output_file("json", self.json)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from commands.command_line import report
 from commands.options import PredictOptions
+from commands.output import write
 from commands.prediction_format import FORMATS
 from commands.run import Run
 from commands.saved_config import DataInfo
@@ -20,7 +21,7 @@ from data import DataError
 from data.dataset import normalize
 from data.paths import find_images
 from data.reader import ImageReader
-from data.variants import check_variants, variants
+from data.variants import variants
 from loops.distributed.devices import make_strategy
 from loops.errors import RunError, SaveError
 from nets.grad_cam import GradCAM
@@ -41,7 +42,7 @@ def predict(options: PredictOptions) -> None:
         SaveError: standard output or an overlay cannot be written.
     """
     options = convert(dataclasses.asdict(options), PredictOptions)
-    _check(options)
+    options.check()
     run = Run.open(options.run_dir)
     reader = ImageReader(run.data.image_shape)
     strategy, _ = make_strategy(1, options.device)
@@ -50,7 +51,7 @@ def predict(options: PredictOptions) -> None:
         classifier = Classifier(net, run.data, options.tta)
         overlays = Overlays(options.grad_cam, classifier) if options.grad_cam else None
     lines = FORMATS[options.format](run.data.class_names, options.top)
-    _print(lines.header)
+    write(lines.header)
     failed = total = 0
     paths = find_images(options.images, _standard_input())
     for batch in reader.batches(paths, classifier.batch_size):
@@ -59,61 +60,22 @@ def predict(options: PredictOptions) -> None:
         if good:
             images = np.stack([image for _, image in good])
             probabilities = classifier.probabilities(images)
-            _print(lines.rows([path for path, _ in good], probabilities))
+            write(lines.rows([path for path, _ in good], probabilities))
             if overlays:
                 errors += overlays.write([path for path, _ in good], images, probabilities)
-        for error in errors:
-            report(str(error))
         failed += len(errors)
         total += len(batch)
+        if total == len(errors) == 1 and len(options.images) == 1:
+            raise errors[0]
+        for error in errors:
+            report(str(error))
     if failed:
-        raise DataError(f"{failed:,} of {total:,} images could not be read")
-
-
-def _check(options: PredictOptions) -> None:
-    if options.run_dir is None:
-        raise ConfigError("--run_dir is required: the directory of the run to predict with")
-    if not options.images:
-        raise ConfigError("name image files, directories or patterns, or - for standard input")
-    check_variants(options.tta)
-    if options.grad_cam is None:
-        return
-    target = os.path.realpath(pathlib.Path(options.grad_cam).expanduser())
-    for argument in options.images:
-        if os.path.isdir(argument) and pathlib.Path(target).is_relative_to(
-            os.path.realpath(argument)
-        ):
-            raise ConfigError(
-                f"--grad_cam={options.grad_cam} is inside {argument}, whose images are read; use a "
-                "directory elsewhere"
-            )
+        raise DataError(f"{failed:,} of {total:,} images could not be found or read")
 
 
 def _standard_input():
     """Standard input as bytes; nothing where it has none, as in a notebook."""
     return getattr(sys.stdin, "buffer", ())
-
-
-def _print(text: str) -> None:
-    """Prints text at once.
-
-    Raises:
-        BrokenPipeError: nothing reads it any more.
-        SaveError: it cannot be written.
-    """
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left of the text would be written at exit, and fail again.
-        with contextlib.suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise SaveError(f"cannot write standard output: {error.strerror}") from error
 
 
 class Classifier:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +11,14 @@ import tensorflow as tf
 import data
 import pictures
 from commands import build, session
+from commands.checks import output_file
 from commands.config import Config
 from commands.earlier_state import Saved, restore_before
 from commands.options import ReplayOptions
+from commands.output import Output
 from commands.pictures import shown
 from commands.replay_report import Report, Row, examples_by_loss
 from commands.run import Run
-from commands.run_directory import output_file
 from commands.saved_config import DataInfo
 from commands.setting import ConfigError, convert
 from commands.train import report_skipped
@@ -28,7 +30,7 @@ from loops.records.terminal import Terminal
 from loops.replay import Replay, window_end
 from loops.step import TrainStep
 
-_IMAGES = 64  # In a picture, at most.
+_IMAGES = 128  # In a picture, at most.
 _WRONG = "#D55E00"  # Color of the caption of a wrong prediction.
 
 
@@ -44,10 +46,7 @@ def replay(options: ReplayOptions) -> dict:
         SaveError: a file cannot be written.
     """
     options = convert(dataclasses.asdict(options), ReplayOptions)
-    if options.run_dir is None:
-        raise ConfigError("--run_dir is required: the directory of the run")
-    if options.step is None:
-        raise ConfigError("--step is required: a global step, from 1, such as a message names it")
+    options.check()
     run = Run.open(options.run_dir)
     config = _config(run, options)
     _check_step(run, config, options.step)
@@ -55,21 +54,22 @@ def replay(options: ReplayOptions) -> dict:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy, note = make_strategy(config.num_gpus, config.device)
-    with Terminal() as terminal:
+    output = Output()
+    with Terminal(sys.stderr) as terminal:  # For the progress.
         if note:
-            terminal.line(note)
+            output.line(note)
         dataset = run.dataset(options.data_dir, split="train")
-        report_skipped(dataset.skipped, terminal)
+        report_skipped(dataset.skipped, output)
         source = dataset.splits["train"]
         report, images = _replay(
             run, config, source, strategy, options.step, options.allow_changes, terminal
         )
-        for line in report.lines():
-            terminal.line(line)
-        _draw(picture, report, images)
-        terminal.line(f"picture  {picture}")
+    _draw(picture, report, images)
     if json is not None:
         run_files.write_json(json, report.as_dict())
+    for line in report.lines():
+        output.line(line)
+    output.line(f"picture  {picture}")
     return report.as_dict()
 
 
@@ -126,7 +126,7 @@ def _replay(
     terminal: Terminal,
 ) -> tuple[Report, np.ndarray]:
     """Makes a step again; returns what there is to tell, and the images of its batch by row."""
-    info, say = run.data, terminal.line
+    info, say = run.data, Output().line
     plan, learning_rate = build.make_plan(config, info.examples["train"])
     batches = build.train_pipeline(config, info, source, Workers(strategy))
 
@@ -134,7 +134,7 @@ def _replay(
         return session.make_state(config, info, strategy, learning_rate, start=start, say=say)
 
     say(f"run      {run.path}, step {step:,} of {plan.total_steps:,}")
-    state, saved = restore_before(run, step, make_state)
+    state, saved = restore_before(run, step, make_state, say=say)
     if not allow_changes:
         run.check_operations(run.fingerprint(state.net), step)
     say(f"from     {_describe_start(saved, step)}")
@@ -163,7 +163,9 @@ def _describe_start(saved: Saved | None, step: int) -> str:
 
 
 def _progress(terminal: Terminal, first: int, last: int) -> Callable[[int], None]:
-    return lambda step: terminal.status(f"step {step:,}, from {first:,} to {last:,}")
+    return lambda step: terminal.status(
+        f"training again, step {step - first:,} of {last - first:,}"
+    )
 
 
 def _hint(run: Run, config: Config) -> str:

@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from commands import build
+from commands.checks import absolute
 from commands.config import Config
 from commands.saved_config import DataInfo, SavedConfig, read_config, read_result
 from commands.setting import ConfigError
@@ -44,10 +45,7 @@ class Run:
         Raises:
             RunError, ConfigError: the directory is not a run's, or its configuration is damaged.
         """
-        try:
-            path = pathlib.Path(path).expanduser().absolute()
-        except FileNotFoundError as error:
-            raise RunError("the working directory does not exist; change to another") from error
+        path = absolute(path)
         saved = read_config(path)
         try:
             build.check_net(saved.settings, saved.workers)

@@ -7,10 +7,9 @@ import pathlib
 from commands.config import Config, differences, digest
 from commands.run import Run
 from commands.saved_config import SavedConfig
-from commands.setting import ConfigError
 from loops.distributed.workers import Workers
 from loops.errors import RunError
-from loops.records.run import CONFIG, LOCK, METRICS, RESULT, check_is_free, locked
+from loops.records.run import CONFIG, check_is_free, locked
 
 
 def run_directory(run_dir: str | None, requested: Config, wanted: SavedConfig) -> pathlib.Path:
@@ -61,19 +60,3 @@ def _check_run(run_dir: pathlib.Path, wanted: SavedConfig) -> SavedConfig | None
             "Use its values, or another --run_dir"
         )
     return saved
-
-
-def output_file(flag: str, value: str | None) -> pathlib.Path | None:
-    """The path of a file that a flag asks a command to write; None without it.
-
-    Raises:
-        ConfigError: no file can be there, or it is one of a run's own.
-    """
-    if value is None:
-        return None
-    path = pathlib.Path(value).expanduser()
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"--{flag}={value}: no file can be written there")
-    if path.name in (CONFIG, RESULT, METRICS, LOCK) and (path.parent / CONFIG).exists():
-        raise ConfigError(f"--{flag}={value} is a file of the run itself; use another name")
-    return path

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from commands.checks import check_is_run
 from commands.config import Config
 from commands.setting import ConfigError, Count, Text, convert
 from loops.errors import RunError
@@ -92,10 +93,8 @@ def read_config(run_dir: pathlib.Path) -> SavedConfig:
         RunError: the directory is not a run's.
         ConfigError: a field is not what it should be; the message names the file and the field.
     """
+    check_is_run(run_dir)
     path = run_dir / CONFIG
-    if not path.is_file():
-        what = f"has no {CONFIG}" if run_dir.is_dir() else "is not a directory"
-        raise RunError(f"{run_dir} is not a run directory: it {what}")
     content = read_json(path)
     settings = content.get("settings")
     if not isinstance(settings, dict):

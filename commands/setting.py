@@ -127,6 +127,8 @@ def accepted(field: dataclasses.Field) -> str:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
         what = "a list of numbers" if limits else "a list of names"
+        if get_origin(get_args(kind)[0]) is Literal:
+            what += f" from {', '.join(get_args(get_args(kind)[0]))}"
     else:
         what = _NAMES[getattr(kind, "__origin__", kind)]
     return f"{what} ({', '.join(limits)})" if limits else what

@@ -31,10 +31,13 @@ def paired_accuracies(
 ) -> tuple[Estimate, tuple[int, int]]:
     """The difference of two nets' accuracies on the same examples.
 
-    The test is the exact form of McNemar's (McNemar 1947): given the examples that only one of the
-    two classifies correctly, each net has half of them if the accuracies are equal. The interval is
-    Wald's with one more example for each net (Bonett and Price 2012), which Fagerland, Lydersen and
-    Laake (2014) recommend; unlike Wald's, it keeps its level with few such examples, or none.
+    The test is McNemar's (McNemar 1947): given the examples that only one of the two classifies
+    correctly, each net has half of them if the accuracies are equal. Of the exact distribution, the
+    result itself counts half (mid-p); Fagerland, Lydersen and Laake (2013) recommend it, since it
+    keeps its level and is not as conservative as the exact test. The interval is Wald's with one
+    more example for each net (Bonett and Price 2012), which the same authors (2014) recommend;
+    unlike Wald's, it keeps its level with few such examples, or none. At the edge, the two may
+    disagree.
 
     Args:
         first: bool [n], whether one net classifies each example correctly.
@@ -48,7 +51,8 @@ def paired_accuracies(
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     different, examples = only_first + only_second, len(first)
-    p_value = stats.binomtest(only_first, different, 0.5).pvalue if different else 1.0
+    fewer, halves = min(only_first, only_second), stats.binom(different, 0.5)
+    p_value = 2 * halves.cdf(fewer) - halves.pmf(fewer)
     share_first, share_second = (
         (only_first + 1) / (examples + 2),
         (only_second + 1) / (examples + 2),
@@ -171,17 +175,3 @@ def _power(degrees: np.ndarray, shift: np.ndarray, confidence: float) -> np.ndar
     power = _quietly(stats.nct.sf, limit, degrees, shift)
     # Far out, where the power is 1, SciPy may give NaN.
     return np.where(shift > limit + 10, 1.0, np.nan_to_num(power))
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Corrects p values for their number (Holm 1979); float [n]. NaN stays NaN and is not counted.
-
-    Where those below a level are called differences, the chance that any of them is none at all is
-    at most that level.
-    """
-    p_values = np.asarray(p_values, float)
-    corrected = np.full(len(p_values), np.nan)
-    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN comes last.
-    factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
-    return corrected

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from data.augment import crop
-from data.source import DataError
 
 
 def _flip(images: tf.Tensor) -> list[tf.Tensor]:
@@ -35,13 +34,6 @@ def _shifts(images: tf.Tensor) -> list[tf.Tensor]:
 
 # Functions from images to a list of images, of which the first are those that they are given.
 VARIANTS = {"flip": _flip, "shifts": _shifts}
-
-
-def check_variants(names: Sequence[str]) -> None:
-    """Raises DataError, which lists the known names, if one is not a key of `VARIANTS`."""
-    for name in names:
-        if name not in VARIANTS:
-            raise DataError(f"--tta={','.join(names)}: use {', '.join(VARIANTS)}, not {name!r}")
 
 
 def variants(images: tf.Tensor, names: Sequence[str]) -> list[tf.Tensor]:

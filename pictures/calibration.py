@@ -40,7 +40,7 @@ def calibration(
         confidence - accuracy,
         width,
         bottom=accuracy,
-        facecolor=(ORANGE, 0.3),
+        facecolor="none",
         edgecolor=ORANGE,
         hatch="//",
         label="gap to the confidence",

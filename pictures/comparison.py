@@ -20,7 +20,7 @@ def compare_curves(
 
     The line of a group of several runs is their mean, and the band one standard deviation above and
     below (of the sample, n - 1). The legend gives the best group first, by the best value of its
-    line, and the number of runs of each.
+    line, and the number of runs of each; of a group with a band it says "mean ± std".
 
     Args:
         groups: the runs of each group, by its name. A run has the arrays "epoch" and "value", float
@@ -42,11 +42,13 @@ def compare_curves(
             continue
         color = COLORS[number % len(COLORS)]
         dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
-        label = f"{printable(name, _NAME_WIDTH)} (n={len(groups[name])})"
+        has_band = np.isfinite(deviation).any()
+        count = f"n={len(groups[name])}{', mean ± std' if has_band else ''}"
+        label = f"{printable(name, _NAME_WIDTH)} ({count})"
         (lines[name],) = ax.plot(
             epochs, mean, color=color, linestyle=dashes, marker=marker, markersize=4, label=label
         )
-        if np.isfinite(deviation).any():
+        if has_band:
             band = (mean - deviation, mean + deviation)
             ax.fill_between(epochs, *band, color=color, alpha=0.18, linewidth=0)
     if not lines:

@@ -17,6 +17,8 @@ from commands.comparison_report import as_csv, as_json, as_markdown, as_text
 from commands.config import Config
 from commands.run import Run
 from commands.saved_config import Code, SavedConfig, write_config
+from commands.statistics import seeds_needed
+from loops.errors import RunError
 from loops.records.predictions import Predictions, write_predictions
 from loops.records.run import write_json
 from tests.commands import helpers
@@ -145,7 +147,8 @@ def test_two_runs_are_compared_example_by_example(make):
     (found,) = comparison.differences
     assert (found.test, found.only, found.is_seen) == ("McNemar", (10, 40), True)
     assert found.estimate.difference == pytest.approx(30 / EXAMPLES)
-    assert found.estimate.p_value == pytest.approx(2.386e-5, rel=1e-3)  # 10 or fewer of 50, twice.
+    cases = [math.comb(50, k) for k in range(11)]  # Fewer than 10 of 50, twice, and 10 once.
+    assert found.estimate.p_value == pytest.approx((2 * sum(cases[:10]) + cases[10]) / 2**50)
     assert found.sentence == (
         "top-1: optimizer=lion is better than optimizer=sgd by 8.4 points (95% interval 4.5 to "
         "12.1, of 359 examples only optimizer=sgd is right on 10, only optimizer=lion on 40, "
@@ -227,17 +230,60 @@ def test_one_run_against_several(make, tmp_path):
 
 
 def test_several_comparisons_are_corrected(make):
-    """McNemar's p of 0 against 6, 7 and 8 examples, times 1, 2 and 3."""
+    """McNemar's p of 0 against 6, 7 and 8 examples, times 3."""
     runs = [make(f"run{i}", 300 + i, momentum=0.9 - i / 100) for i in (0, 6, 7, 8)]
     comparison = compare_runs(runs)
     assert [d.second for d in comparison.differences] == [
         *("momentum=0.82", "momentum=0.83", "momentum=0.84")
     ]
     corrected = [d.corrected_p for d in comparison.differences]
-    assert corrected == pytest.approx([6 / 2**8, 4 / 2**7, 2 / 2**6])
+    assert corrected == pytest.approx([3 / 2**8, 3 / 2**7, 3 / 2**6])
+    # (8 / 361) -+ 2.39398 * sqrt((10 / 361 - (8 / 361)**2) / 361), for 1 - 0.05 / 3.
+    assert comparison.differences[0].level == pytest.approx(1 - 0.05 / 3)
+    half = 2.39398 * math.sqrt((10 / 361 - (8 / 361) ** 2) / 361)
+    assert comparison.differences[0].estimate[1:3] == pytest.approx(
+        (8 / 361 - half, 8 / 361 + half), abs=1e-6
+    )
+    assert "(98.333% interval 0.1 to 4.3, " in comparison.sentences[0]
     assert comparison.sentences[-1] == (
-        "The p values are corrected for 3 comparisons with momentum=0.9, the first (Holm 1979); "
-        "the intervals are not."
+        "The p values and intervals are corrected for 3 comparisons with momentum=0.9, the first "
+        "(Bonferroni), so that all intervals together have a level of 95%."
+    )
+
+
+def test_corrected_tests_intervals_and_numbers_of_seeds_agree(make, tmp_path):
+    """Three differences of 9 examples: each is seen alone, and none of three at once."""
+    for seed, (a, b) in enumerate([(300, 310), (304, 313), (308, 316)]):
+        make(f"a{seed}", a, seed=seed)
+        for group in range(3):
+            make(f"b{group}{seed}", b, seed=seed, momentum=0.8 - group / 10)
+    differences = compare_runs([tmp_path]).differences
+    assert len(differences) == 3
+    for d in differences:
+        assert d.estimate.p_value < 0.05 < d.corrected_p
+        assert d.estimate.low < 0 < d.estimate.high
+        deviations = 4 / EXAMPLES, 3 / EXAMPLES
+        alone, together = (seeds_needed(9 / EXAMPLES, *deviations, c) for c in (0.95, 1 - 0.05 / 3))
+        assert alone < together == d.seeds_needed
+        assert f"; about {together} seeds each would show one of 2.5 points." in d.sentence
+
+
+def test_an_interval_and_a_test_that_disagree_are_said_to(make):
+    """0 against 5 examples have p = 1 / 2^5 and the interval 5/361 -+ 1.96 * 0.00729.
+
+    88 against 116 have p = 0.0503 and the interval 28/361 -+ 1.96 * 0.0394.
+    """
+    runs = make("one", 300), make("other", 305, momentum=0.8)
+    (found,) = compare_runs(runs).differences
+    assert found.is_seen
+    assert found.estimate.low < 0
+    assert " The interval just includes 0, the test rejects; the test decides. " in found.sentence
+    runs = make("a", 100), make("b", 12 + 116, offset=88, momentum=0.8)
+    (found,) = compare_runs(runs).differences
+    assert (found.only, found.is_seen) == ((88, 116), False)
+    assert found.estimate.low > 0
+    assert " The interval just excludes 0, the test does not reject; the test decides. " in (
+        found.sentence
     )
 
 
@@ -267,7 +313,7 @@ def test_names_leave_out_what_follows_from_other_settings(make, tmp_path):
     make("2", 300, epochs=2, warmup_epochs=0.4, batch_norm_momentum=0.91)
     groups = compare_runs([tmp_path]).groups
     assert [group.name for group in groups] == ["epochs=1", "epochs=2"]
-    assert groups[1].settings == {"epochs": 2, "warmup_epochs": 0.4, "batch_norm_momentum": 0.91}
+    assert groups[1].settings == {"epochs": 2}  # The columns of the table.
     make("3", 300, epochs=2, warmup_epochs=0.2)
     names = {group.name for group in compare_runs([tmp_path]).groups}
     assert "batch_norm_momentum=0.9, epochs=2, warmup_epochs=0.2" in names
@@ -289,6 +335,30 @@ def test_repeats_of_a_seed_count_as_one(make, tmp_path):
     (group,) = comparison.groups
     np.testing.assert_allclose(group.figure("top_1_accuracy") * EXAMPLES, [302, 310])
     assert comparison.notes == ("2 runs of tiny on digits have seed 0; they count as one",)
+
+
+def test_which_of_several_runs_of_one_seed_is_tested(make, tmp_path):
+    """The table has the mean of 300 and 304, the test 320 against 300."""
+    for name, correct in (("1", 300), ("2", 304)):
+        make(name, correct)
+    make("3", 320, momentum=0.8)
+    comparison = compare_runs([tmp_path])
+    (found,) = comparison.differences
+    assert found.only == (0, 20)
+    np.testing.assert_allclose(comparison.groups[0].figure("top_1_accuracy") * EXAMPLES, [302])
+    assert found.sentence.endswith(
+        " Of the 2 runs of momentum=0.9, which have one seed, this is 1; the table has their mean."
+    )
+
+
+def test_a_run_that_is_given_twice(make):
+    one, other = make("one", 300), make("other", 320, momentum=0.8)
+    comparison = compare_runs([one, other, other.parent / "one/../other"])
+    assert [len(group.entries) for group in comparison.groups] == [1, 1]
+    assert comparison.notes == (
+        f"given more than once, but counted once: {other.parent}/one/../other",
+    )
+    assert compare_runs([one, other, one.parent]).notes == ()
 
 
 def test_runs_that_are_not_finished(make):
@@ -350,11 +420,23 @@ def test_damaged_runs(make, tmp_path):
     """One that is named is an error; one that is found is left out."""
     one, other = make("runs/one", 300), make("runs/other", 320, momentum=0.8)
     (other / "result.json").write_text("{")
-    with pytest.raises(Exception, match=r"cannot read .*/other/result\.json"):
-        compare_runs([one, other])
+    for content in ("{", "{}"):
+        (other / "result.json").write_text(content)
+        with pytest.raises(RunError) as found:
+            compare_runs([one, other])
+        assert str(other / "result.json") in str(found.value)
+        assert str(found.value).endswith(
+            "; remove the run from the arguments, or remove the file and have the run scored again "
+            "with train.py"
+        )
+        assert str(found.value).count("scored again") == 1
+    (other / "result.json").write_text("{")
     comparison = compare_runs([tmp_path / "runs"])
     assert len(comparison.groups) == 1
     assert comparison.notes[0].startswith(f"left out: cannot read {other / 'result.json'}")
+    assert comparison.notes[0].endswith(
+        "; remove the file and have the run scored again with train.py"
+    )
 
 
 def test_runs_are_searched_for_but_not_inside_of_runs(make, tmp_path):
@@ -452,12 +534,12 @@ def test_the_images_that_tell_two_runs_apart(make, tmp_path, monkeypatch):
     np.testing.assert_array_equal(found["images"], source.fetch([0, 1, 357]).numpy())
     labels = source.labels[[0, 1, 357]]
     assert found["captions"] == [
-        f"{labels[0]}\none: {labels[0]}\nother: {(labels[0] + 1) % 10}",
-        f"{labels[1]}\none: {labels[1]}\nother: {(labels[1] + 1) % 10}",
-        f"{labels[2]}\none: {(labels[2] + 1) % 10}\nother: {labels[2]}",
+        f"is {labels[0]}\nA: {labels[0]}\nB: {(labels[0] + 1) % 10}",
+        f"is {labels[1]}\nA: {labels[1]}\nB: {(labels[1] + 1) % 10}",
+        f"is {labels[2]}\nA: {(labels[2] + 1) % 10}\nB: {labels[2]}",
     ]
     assert found["title"] == (
-        "Of 359 test images only one is right on 2 (blue), only other on 1 (orange)"
+        "A is one, B is other. Of 359 test images only A is right on 2 (blue), only B on 1 (orange)"
     )
     assert found["colors"][0] == found["colors"][1] != found["colors"][2]
 

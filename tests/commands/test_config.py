@@ -135,8 +135,6 @@ NOT = {  # Values that no field of a type accepts.
 def wrong_values(field):
     kind = kind_of(field)
     found = [] if typing.get_origin(field.type) in (typing.Union, type(int | None)) else [None]
-    if typing.get_origin(kind) is typing.Literal:
-        return [*found, *NOT[str], *(choice.upper() for choice in typing.get_args(kind))]
     if typing.get_origin(kind) is tuple:
         items = wrong_values_of(typing.get_args(kind)[0])
         if field.metadata["positional"]:  # Can be the name of a file that is not in UTF-8.
@@ -146,6 +144,8 @@ def wrong_values(field):
 
 
 def wrong_values_of(kind):
+    if typing.get_origin(kind) is typing.Literal:
+        return [*NOT[str], *(choice.upper() for choice in typing.get_args(kind))]
     found = list(NOT[getattr(kind, "__origin__", kind)])
     for meta in getattr(kind, "__metadata__", ()):
         for name, beyond in (("gt", 0), ("ge", -1), ("lt", 0), ("le", 1)):

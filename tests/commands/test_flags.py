@@ -43,6 +43,14 @@ def refusal(*args, cls=TrainOptions):
 
 
 @pytest.fixture
+def run_dir(tmp_path):
+    """A directory that is a run's as far as options are concerned."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
 def run(tmp_path):
     """Runs a command in a process of its own, in which importing TensorFlow is an error."""
     stubs = tmp_path / "stubs"
@@ -64,8 +72,8 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("cls", PROGRAMS.values())
-def test_the_defaults_are_those_of_the_configuration(cls):
-    assert parse(cls=cls) == cls()
+def test_the_defaults_are_those_of_the_configuration(cls, run_dir):
+    assert parse(f"--run_dir={run_dir}", cls=cls) == cls(run_dir=run_dir)
 
 
 @pytest.mark.parametrize("cls", PROGRAMS.values())
@@ -205,8 +213,7 @@ def test_flag_files_that_are_none(tmp_path):
 
 
 def test_eval_has_no_flags_of_the_net():
-    found = parse("--run_dir=x", cls=EvaluateOptions)
-    assert not {"net", "precision", "image_size", "batch_size"} & set(vars(found))
+    assert not {"net", "precision", "image_size", "batch_size"} & set(vars(EvaluateOptions()))
 
 
 # The command line in processes of its own.
@@ -255,14 +262,14 @@ def test_closed_streams(run, closed):
 
 
 OPEN_FILES = """
-import os, sys
+import logging, os, sys
 sys.argv = ["program.py"]
 from commands import command_line
-from commands.options import EvaluateOptions
+from commands.options import TrainOptions
 import contextlib
 command_line.quiet = contextlib.nullcontext
 command_line.one_line_errors = contextlib.nullcontext
-sys.modules["tensorflow"] = sys
+sys.modules["tensorflow"], sys.get_logger = sys, logging.getLogger
 
 def main(options):
     files = [open(f"{path}-{i}", "w+") for i in range(3)]
@@ -279,7 +286,7 @@ def main(options):
     command_line.fail("an error")
 
 path = os.environ["FILES"]
-command_line.run(main, EvaluateOptions)
+command_line.run(main, TrainOptions)
 """
 
 
@@ -413,15 +420,15 @@ def test_other_errors_pass(error):
 
 
 INTERRUPTED = """
-import contextlib, sys
+import contextlib, logging, sys
 sys.argv = ["program.py"]
 from commands import command_line
-from commands.options import EvaluateOptions
+from commands.options import TrainOptions
 command_line.quiet = command_line.one_line_errors = contextlib.nullcontext
-sys.modules["tensorflow"] = sys
+sys.modules["tensorflow"], sys.get_logger = sys, logging.getLogger
 def main(options):
     raise KeyboardInterrupt
-command_line.run(main, EvaluateOptions)
+command_line.run(main, TrainOptions)
 """
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from commands.statistics import (
-    holm,
     mean_interval,
     one_against_several,
     paired_accuracies,
@@ -30,7 +29,8 @@ def test_paired_accuracies_of_a_published_table():
     """Bentur et al. 2009, the example of Fagerland, Lydersen and Laake (2014)."""
     estimate, only = paired_accuracies(*correct(1, 1, 7, 12))
     assert only == (1, 7)
-    assert estimate.p_value == pytest.approx(2 * (1 + 8) / 2**8)  # Of 8: none or one, twice.
+    # Of 8: none or one, twice; less one.
+    assert estimate.p_value == pytest.approx((2 * (1 + 8) - 8) / 2**8)
     assert estimate.difference == pytest.approx(6 / 21)
     # (8 - 2) / 23 -+ 1.959964 * sqrt((10 / 23 - (6 / 23)**2) / 23)
     assert (estimate.low, estimate.high) == pytest.approx((0.01338, 0.50836), abs=1e-5)
@@ -44,6 +44,14 @@ def test_a_difference_is_of_the_second_from_the_first():
     assert forth.high < 0
     assert welch(SLEEP_1, SLEEP_2).difference == pytest.approx(1.58)
     assert one_against_several(3.0, [1.0, 2.0, 3.0]).difference == -1
+
+
+def test_test_and_interval_agree_where_the_exact_test_would_not():
+    """Of 14: 0 to 2 have 1 + 14 + 91 = 106 cases, and 3 has 364. The exact p is 0.0574."""
+    estimate, _ = paired_accuracies(*correct(180, 3, 11, 6))
+    assert estimate.p_value == pytest.approx((2 * 106 + 364) / 2**14)
+    assert 0 < estimate.low < 0.002
+    assert paired_accuracies(*correct(180, 7, 7, 6))[0].p_value == pytest.approx(1)
 
 
 def test_nets_that_are_right_on_the_same_examples():
@@ -116,14 +124,6 @@ def test_seeds_needed_at_the_edges():
     assert needed == sorted(needed, reverse=True)
     assert seeds_needed(0.5, 1, 0) == 34  # As for one sample, for which R gives 33.367.
     assert seeds_needed(1.0, 1, 1, confidence=0.99) > seeds_needed(1.0, 1, 1)
-
-
-def test_holm():
-    """The smallest of four is multiplied by 4, the next by 3, ..., and none is below another."""
-    found = holm([0.01, 0.04, math.nan, 0.03, 0.005])
-    np.testing.assert_allclose(found, [0.03, 0.06, math.nan, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.7, 0.8]), [1, 1])
-    assert holm([]).shape == (0,)
 
 
 @pytest.mark.slow

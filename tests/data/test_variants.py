@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data.variants import check_variants, variants
-from tests.data.helpers import pixels, refused
+from data.variants import variants
+from tests.data.helpers import pixels
 
 
 def groups(images, *names):
@@ -58,9 +58,3 @@ def test_all_combinations():
 def test_an_image_of_one_pixel_stays():
     for group in groups(pixels(1, 1, 1, 3), "flip", "shifts"):
         np.testing.assert_array_equal(group, pixels(1, 1, 1, 3))
-
-
-def test_unknown_names():
-    check_variants(["shifts", "flip"])
-    error = refused(None, check_variants, ["flip", "blur"])
-    assert error == "--tta=flip,blur: use flip, shifts, not 'blur'"

@@ -74,7 +74,9 @@ def test_the_legend_has_the_best_group_first_with_its_number_of_runs(higher, ord
     }
     figure = compare(groups, higher)
     number = {"a": 1, "b": 2, "c": 1}
-    assert legend(figure) == [f"{name} (n={number[name]})" for name in order]
+    note = {"b": ", mean ± std"}  # What the band is.
+    expected = [f"{name} (n={number[name]}{note.get(name, '')})" for name in order]
+    assert legend(figure) == expected
     # The color of a group is that of its line.
     colors = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
     for text, line in zip(

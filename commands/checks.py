@@ -1,0 +1,198 @@
+"""Checks of options that need no run, no data and no TensorFlow.
+
+Each raises an error with a message of one line: ConfigError, or RunError for a directory.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from commands.config import Config
+from commands.setting import ConfigError
+from loops.errors import RunError
+from loops.records.run import CONFIG, LOCK, METRICS, OWN, RESULT
+
+_SUFFIXES = {".tflite": "tflite", ".onnx": "onnx"}
+
+
+def absolute(path: str | os.PathLike) -> pathlib.Path:
+    """The absolute path of a path that may begin with ~.
+
+    Raises:
+        RunError: the working directory does not exist.
+    """
+    try:
+        return pathlib.Path(path).expanduser().absolute()
+    except FileNotFoundError as error:
+        raise RunError("the working directory does not exist; change to another") from error
+
+
+def normal_path(path: str | os.PathLike) -> pathlib.Path:
+    """As `absolute`, without `..`."""
+    return pathlib.Path(os.path.normpath(absolute(path)))
+
+
+def check_settings(config: Config, workers: int = 1) -> None:
+    """Checks that settings of a run can be combined.
+
+    Args:
+        config: the settings.
+        workers: number of processes that train together.
+    """
+    check_batch_size(config, workers)
+    if config.schedule == "step" and not config.step_epochs:
+        raise ConfigError("--schedule=step needs --step_epochs, such as --step_epochs=15,25")
+    if config.sampling == config.class_weights == "balanced":
+        raise ConfigError(
+            "--sampling=balanced and --class_weights=balanced balance the classes twice; drop one"
+        )
+    if config.patience and not config.val_fraction:
+        raise ConfigError("--patience needs a validation split; set --val_fraction above 0")
+    if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
+        raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
+    if config.jit and config.deterministic:
+        raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
+                          "--deterministic")  # fmt: skip
+
+
+def check_batch_size(config: Config, workers: int = 1) -> None:
+    """Checks that the replicas can share a batch."""
+    pieces = config.num_gpus * workers * config.accumulation
+    if config.batch_size % pieces:
+        machines = f" times {workers} workers" if workers > 1 else ""
+        raise ConfigError(
+            f"--batch_size={config.batch_size} is not divisible by --num_gpus={config.num_gpus} "
+            f"times --accumulation={config.accumulation}{machines}; use a multiple of {pieces}"
+        )
+
+
+def check_run_dir(run_dir: str | None, what: str = "the directory of the run") -> None:
+    """Checks that `--run_dir` is given, and is the directory of a run."""
+    if run_dir is None:
+        raise ConfigError(f"--run_dir is required: {what}")
+    check_is_run(absolute(run_dir))
+
+
+def check_is_run(path: pathlib.Path) -> None:
+    """Raises RunError if a path is not the directory of a run."""
+    if not (path / CONFIG).is_file():
+        what = f"has no {CONFIG}" if path.is_dir() else "is not a directory"
+        raise RunError(f"{path} is not a run directory: it {what}")
+
+
+def check_runs(paths: Sequence[str | os.PathLike]) -> None:
+    """Checks that there are paths, and that each is a directory."""
+    if not paths:
+        raise ConfigError("nothing to compare: give directories of runs, or one that has some")
+    for path in paths:
+        path = pathlib.Path(path).expanduser()
+        if not path.is_dir():
+            raise RunError(f"{path} is not a run directory, it is not a directory")
+
+
+def output_file(flag: str, value: str | None) -> pathlib.Path | None:
+    """The path of a file that a flag asks a command to write; None without it.
+
+    Raises:
+        ConfigError: no file can be there, or it is one of a run's own.
+    """
+    if value is None:
+        return None
+    path = pathlib.Path(value).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--{flag}={value}: no file can be written there")
+    if path.name in (CONFIG, RESULT, METRICS, LOCK) and (path.parent / CONFIG).exists():
+        raise ConfigError(f"--{flag}={value} is a file of the run itself; use another name")
+    return path
+
+
+def output_directory(flag: str, value: str | None) -> pathlib.Path | None:
+    """The path of a directory, which need not exist; raises ConfigError if it is something else."""
+    if value is None:
+        return None
+    path = pathlib.Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--{flag}={value} is not a directory")
+    return path
+
+
+def png_file(flag: str, value: str | None) -> pathlib.Path | None:
+    """The path of a picture; raises ConfigError if none can be there."""
+    if value is None:
+        return None
+    path = pathlib.Path(value).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or path.suffix.lower() != ".png":
+        raise ConfigError(f"--{flag}={value}: expected the name of a .png file in a directory that "
+                          "exists")  # fmt: skip
+    return path
+
+
+def check_overlays(grad_cam: str | None, images: Sequence[str]) -> None:
+    """Checks that overlays are not written where images are read."""
+    if grad_cam is None:
+        return
+    target = pathlib.Path(os.path.realpath(pathlib.Path(grad_cam).expanduser()))
+    for argument in images:
+        if os.path.isdir(argument) and target.is_relative_to(os.path.realpath(argument)):
+            raise ConfigError(
+                f"--grad_cam={grad_cam} is inside {argument}, whose images are read; use a "
+                "directory elsewhere"
+            )
+
+
+def check_export(out: Sequence[str], weights_txt: str | None, format: str, int8: bool) -> None:
+    """Checks what export.py is to write, and where."""
+    if len(out) > 1:
+        raise ConfigError(f"one OUT is expected, not {len(out)}: {' '.join(out)}")
+    if not out and weights_txt is None:
+        raise ConfigError("OUT is required: where to write the model; or --weights_txt=FILE")
+    if int8 and format != "tflite":
+        raise ConfigError(f"--int8 is for --format=tflite, not --format={format}")
+    weights = weights_txt and _free_path(weights_txt, "--weights_txt")
+    if out:
+        path = _free_path(out[0], "OUT")
+        if path == weights:
+            raise ConfigError(f"OUT and --weights_txt are both {path}; use two names")
+        expected = _SUFFIXES.get(path.suffix, format)
+        if format != expected:
+            raise ConfigError(f"{path.name} is a name for --format={expected}, not {format}")
+
+
+def _free_path(text: str, what: str) -> pathlib.Path:
+    """A path at which nothing is, and nothing of a run is expected."""
+    path = normal_path(text)
+    if os.path.lexists(path):
+        raise ConfigError(f"{what}={text} exists already; use another name, or delete it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{what}={text}: there is no directory {path.parent}")
+    real = path.parent.resolve() / path.name
+    for parent in real.parents:
+        own = real.relative_to(parent).parts[0]
+        if (parent / CONFIG).is_file() and own in OWN:
+            raise ConfigError(f"{what}={text}: {own} belongs to the run {parent}; use another name")
+    return path
+
+
+def check_onnx(verify: bool) -> None:
+    """Checks that what an export to ONNX needs is installed."""
+    needed = ("tf2onnx", "onnx", *(["onnxruntime"] if verify else []))
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--format=onnx: pip install {' '.join(missing)}")
+
+
+def profiled_steps(text: str) -> tuple[int, int]:
+    """The first and the last step of "FIRST:LAST".
+
+    Raises:
+        ConfigError: it is not two numbers of steps, from 1, in order.
+    """
+    found = re.fullmatch(r"([0-9]{1,12}):([0-9]{1,12})", text)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise ConfigError(
+            f"--profile_steps: {text!r} is not FIRST:LAST, such as 100:110, with 1 <= FIRST <= LAST"
+        )
+    return first, last
