@@ -285,9 +285,9 @@ def test_the_state_is_of_the_same_history(tmp_path, run_dir, monkeypatch, saved,
     monkeypatch.setattr("commands.earlier_state.restore_state", lambda state, path: None)
     if start is None:
         with pytest.raises(RunError, match=rf"so that of step {step} is not known"):
-            restore_before(run, step, lambda start: "state")
+            restore_before(run, step, lambda start: "state", say=print)
         return
-    _, found = restore_before(run, step, lambda start: "state")
+    _, found = restore_before(run, step, lambda start: "state", say=print)
     expected = None if start == "initial" else f"{tmp_path}/{start}"
     assert (found and found.path) == expected
 

@@ -1,6 +1,5 @@
 """Profiles: of which steps, where they are, and what is printed."""
 
-
 import pytest
 import tensorflow as tf
 
