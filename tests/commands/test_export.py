@@ -358,5 +358,5 @@ def test_auxiliary_heads_are_left_out_and_other_batch_norms_kept(name, run, tmp_
     assert ("gamma" in used) == (name == "resnet50_v2")
     write_tflite(model, tmp_path / "model")
     predict = verify_export.load_tflite(str(tmp_path / "model"))
-    np.testing.assert_allclose(predict(images), probabilities, atol=1e-5)
+    np.testing.assert_allclose(predict(images), probabilities, atol=1e-4)
     assert np.ptp(probabilities, axis=0).max() > 1e-3
