@@ -56,7 +56,7 @@ def test_a_file_that_is_no_image_is_refused_before_a_run_is_made(tmp_path, capsy
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", pytest.param("test", marks=pytest.mark.slow)])
 def test_a_file_that_is_damaged_later_can_be_restored(tmp_path, capsys, split):
     """Its size is the same, as of a sector that cannot be read any more."""
     root = write_tree(tmp_path / "colors")

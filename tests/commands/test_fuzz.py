@@ -112,7 +112,7 @@ def test_there_are_enough_of_them():
 def test_command_lines(program, here, capsys, some):
     report(
         outcome(capsys, here, program, (*cases.BASE[program], *args))[0]
-        for args in some(COMMAND_LINES[program], 2)
+        for args in some(COMMAND_LINES[program], 4)
     )
 
 
@@ -347,7 +347,7 @@ TOGETHER = ("backends", "keras.json", "no home", "not UTF-8", "closed streams")
 
 
 @pytest.mark.parametrize(
-    "which", [TOGETHER, *(pytest.param((name,), marks=pytest.mark.slow) for name in ALL)], ids=str
+    "which", [pytest.param(w, marks=pytest.mark.slow) for w in (TOGETHER, *zip(ALL))], ids=str
 )
 def test_environments(real_run, tmp_path, which):
     """The result is that of a process in which nothing was wrong."""

@@ -21,12 +21,12 @@ from tests.commands.helpers import TINY, Command, call, contents, finish, read, 
 # pattern, or which is left of it if a special character is lost.
 NAMES = {
     "lr?": "lr1",
-    "lr[1]": "lr1",
-    "back\\slash": "backslash",
-    "new\nline": "new",
     "-it's a*b {br} ü ☃ %41 $HOME": "-it's a b {br} ü ☃ %41 $HOME",
 }
 ONE_BY_ONE = {
+    "lr[1]": "lr1",
+    "back\\slash": "backslash",
+    "new\nline": "new",
     "lr=[0.1]": "lr=0",
     "a*b": "a, b",
     "sp ace": "sp",

@@ -376,7 +376,11 @@ def changed(tiny, **change):
     return Changed
 
 
-@pytest.mark.parametrize("change", [{"relu": False}, {"strides": 1}], ids=["relu", "strides"])
+@pytest.mark.parametrize(
+    "change",
+    [{"relu": False}, pytest.param({"strides": 1}, marks=pytest.mark.slow)],
+    ids=["relu", "strides"],
+)
 def test_a_run_whose_net_has_changed_is_resumed_only_if_allowed(
     tmp_path, monkeypatch, capsys, start, tiny_net, change
 ):

@@ -25,7 +25,10 @@ def slow_if(is_slow):
 
 
 # Another net has the same blocks.
-LONG = (*DEEPER, "inception_resnet_v2", "inception_v1_bn", "plain18")
+LONG = (
+    *(*DEEPER, "inception_v4", "inception_resnet_v2", "inception_v1_bn", "inception_v3"),
+    *("inception_resnet_v1", "resnet34", "resnet50_v2", "plain18", "plain34"),
+)
 # Small nets with dropout, with and without BatchNorm, with auxiliary heads and with shortcuts.
 SMALL = ("inception10", "inception_v1", "resnet20")
 
