@@ -343,8 +343,8 @@ ALL = {
     "a full disk": {"redirect": ">/dev/full"},
     "a closed pipe": {"redirect": "| false"},
 }  # fmt: skip
-# Those that change what is printed.
-ALONE = (("closed standard error",), ("a closed pipe",), ("a full disk",))
+# Those that change what is printed, and one that contradicts another.
+ALONE = (("closed standard error",), ("a closed pipe",), ("a full disk",), ("an empty home",))
 TOGETHER = ("backends", "keras.json", "no home", "not UTF-8", "closed streams")
 
 

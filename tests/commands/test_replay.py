@@ -300,7 +300,7 @@ TWO = ("--num_gpus=2", "--momentum=0.9")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), TWO, LONG], ids=["plain", "two", "float16"])
+@pytest.mark.parametrize("more", [TWO, LONG], ids=["two", "float16"])
 def test_every_figure_is_equal_to_the_last_bit(tmp_path, more):
     """Of a finished run, and of one that was killed, in the middle of a window."""
     args = (*EXACT, *more)
