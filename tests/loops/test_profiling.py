@@ -21,7 +21,9 @@ def test_a_profile_is_where_the_plugin_finds_it(one_replica, tmp_path, monkeypat
     assert lines == [f"profile  steps 4 to 6, in {path}"]
     assert [file.name[-10:] for file in path.iterdir()] == [".xplane.pb"]
     assert not list(run_dir.glob("*tfevents*"))
-    assert not list((tmp_path / "temporary").iterdir())
+    # AutoGraph's source files are deleted when the process ends.
+    left = [file.name for file in (tmp_path / "temporary").iterdir()]
+    assert not [name for name in left if not name.startswith("__autograph_generated_file")]
 
 
 @pytest.fixture
