@@ -21,8 +21,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that the other processes have something to do meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_trust.py")
+    """The longest files first, so that the other processes have something to do meanwhile."""
+    items.sort(key=lambda item: item.path.parent.name != "trust")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from loops.hook import Hook
 from loops.hooks import HOOKS
 from tests.commands import helpers
 from tests.commands.helpers import TINY, Command, call, contents, finish, read, refused, rows
-from tests.test_trust import saved_step, until
+from tests.trust.helpers import saved_step, until
 
 # 1,295 examples: epochs end at the steps 21 and 41.
 ARGS = (
