@@ -56,7 +56,7 @@ def test_a_file_that_is_no_image_is_refused_before_a_run_is_made(tmp_path, capsy
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("split", ["train", pytest.param("test", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "test"])
 def test_a_file_that_is_damaged_later_can_be_restored(tmp_path, capsys, split):
     """Its size is the same, as of a sector that cannot be read any more."""
     root = write_tree(tmp_path / "colors")
@@ -87,6 +87,7 @@ def test_a_file_that_was_never_intact_needs_a_new_run(tmp_path, capsys):
     call("train.py", *args, f"--run_dir={tmp_path / 'replaced'}")
 
 
+@pytest.mark.slow
 def test_a_large_tree_with_damaged_images_ends_the_process(tmp_path):
     """As users start it, since a deadlock would only come where Python ends."""
     root = write_tree(tmp_path / "colors", count=800, splits=("train",), suffix="jpg")
@@ -171,7 +172,7 @@ def test_three_images_and_a_batch_of_eight(tmp_path, capsys):
     assert read(tmp_path / "run" / "result.json")["examples"] == 2
 
 
-@pytest.mark.parametrize("bad_images", ["error", "skip"])
+@pytest.mark.parametrize("bad_images", [pytest.param("error", marks=pytest.mark.slow), "skip"])
 def test_other_datasets_ignore_the_setting(tmp_path, capsys, bad_images):
     args = ("--net=tiny", "--dataset=digits", "--epochs=0.1", f"--run_dir={tmp_path / bad_images}")
     call("train.py", *args, f"--bad_images={bad_images}", "--device=cpu")

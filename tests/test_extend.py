@@ -87,6 +87,7 @@ def test_an_extension_is_one_file_and_one_entry(name, tmp_path):
     assert table[1] == 2, "an import and an entry"
 
 
+@pytest.mark.slow
 def test_all_extensions_work_together(tmp_path):
     copy = copy_of_the_project(tmp_path)
     for section in SECTIONS.values():

@@ -163,7 +163,7 @@ NAN = math.nan
     [
         ("top_1_accuracy", [0.5, 0.7, NAN, 0.6], 6),
         ("expected_calibration_error", [NAN, 0.3, 0.1, 0.2], 9),
-        ("loss", [0.5, 0.7, 0.4, NAN], 9),
+        pytest.param("loss", [0.5, 0.7, 0.4, NAN], 9, marks=pytest.mark.slow),
     ],
 )
 def test_the_best_on_validation_is_what_is_scored(
@@ -310,9 +310,9 @@ class Accuracies(Hook):
         # Epochs end at the steps 3, 6, 9 and 12.
         ([0.5, 0.4, 0.4, 0.9], 2, [3, 6, 9], 3),
         ([0.5, 0.6, 0.6, 0.9], 2, [3, 6, 9, 12], 12),
-        ([0.5, 0.4, 0.4, 0.9], 1, [3, 6], 3),
-        ([0.5, 0.4, 0.3, 0.2], 3, [3, 6, 9, 12], 3),
-        ([0.5, 0.4, 0.3, 0.2], 0, [3, 6, 9, 12], 3),
+        pytest.param([0.5, 0.4, 0.4, 0.9], 1, [3, 6], 3, marks=pytest.mark.slow),
+        pytest.param([0.5, 0.4, 0.3, 0.2], 3, [3, 6, 9, 12], 3, marks=pytest.mark.slow),
+        pytest.param([0.5, 0.4, 0.3, 0.2], 0, [3, 6, 9, 12], 3, marks=pytest.mark.slow),
     ],
 )
 def test_training_stops_early_when_patience_ends(

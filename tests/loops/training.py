@@ -18,7 +18,7 @@ from tests.loops.helpers import Batches, Split, Statistics, examples, make_state
 
 # 23 examples in batches of 8: epochs end at the steps 3, 6, 9 and 12.
 PLAN = Plan(epochs=4, train_examples=23, global_batch_size=8)
-SETTINGS = {"clip_norm": 0.5, "weight_decay": 0.01, "ema_decay": 0.9, "accumulation": 2}
+SETTINGS = {"clip_norm": 0.5, "weight_decay": 0.01, "ema_decay": 0.9}
 
 
 def make_trainer(

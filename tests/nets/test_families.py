@@ -158,6 +158,7 @@ def test_a_projection_has_no_stride():
 # The Inceptions.
 
 
+@pytest.mark.slow
 def test_googlenet_costs_what_table_1_says():
     """Except for its first row, 34 M, which is not a plain 7x7 convolution."""
     net = build("inception_v1", size=32, num_classes=1000, stem="large", auxiliary=False)
@@ -168,6 +169,7 @@ def test_googlenet_costs_what_table_1_says():
     assert (total - first) / 1e6 == pytest.approx(rest, rel=0.01)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_can_be_left_out():
     with_heads, without = build("inception_v1", size=8), build("inception_v1", 8, auxiliary=False)
     assert len(with_heads.auxiliary_heads) == 2
@@ -185,6 +187,7 @@ def test_auxiliary_logits_are_returned_in_training_only():
     assert [y.shape for y in (logits, *others)] == [(2, 10)] * 3
 
 
+@pytest.mark.slow
 def test_papers_weights():
     assert nets.net_class("inception_v1").auxiliary_weight == 0.3
     assert nets.net_class("inception_v3").auxiliary_weight == 0.4
@@ -208,6 +211,7 @@ def test_local_response_normalization_by_hand():
     assert np.any(y < 0.9 * x)
 
 
+@pytest.mark.slow
 def test_inception_v1_has_biases_or_batch_norm():
     def names(name):
         return {v.name for v in build(name, size=8).inception_3a.variables}

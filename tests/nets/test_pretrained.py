@@ -59,7 +59,7 @@ def pixels(size):
     "name",
     [
         "resnet50",
-        "resnet50_v2",
+        pytest.param("resnet50_v2", marks=pytest.mark.slow),
         *(pytest.param(name, marks=pytest.mark.slow) for name in LONG),
     ],
 )
@@ -79,6 +79,7 @@ def test_logits_are_those_of_keras(name):
     assert np.abs(logits - expected).max() < 3e-4 * scale
 
 
+@pytest.mark.slow
 def test_every_weight_is_copied():
     model, net = keras_model("resnet50_v2"), build("resnet50_v2")
     before = [v.numpy() for v in net.variables]
@@ -100,7 +101,7 @@ def test_another_number_of_classes_keeps_the_head():
     ("ending", "top"),
     [
         (".h5", True),
-        (".weights.h5", False),
+        pytest.param(".weights.h5", False, marks=pytest.mark.slow),
         pytest.param(".h5", False, marks=pytest.mark.slow),
         pytest.param(".weights.h5", True, marks=pytest.mark.slow),
     ],
@@ -147,6 +148,7 @@ def test_useless_weights_are_refused_by_name(tmp_path):
     refused("other.weights.h5 does not hold weights for resnet50", source=str(other))
 
 
+@pytest.mark.slow
 def test_a_file_with_a_hole_is_refused(tmp_path):
     path = tmp_path / "hole.weights.h5"
     keras_model("resnet50", include_top=False).save_weights(path)

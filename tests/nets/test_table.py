@@ -292,7 +292,12 @@ def test_a_change_inside_a_function_changes_the_fingerprint():
 
 @pytest.mark.parametrize(
     ("policy", "synchronized"),
-    [("float32", False), ("float32", True), ("mixed_bfloat16", True), ("mixed_float16", False)],
+    [
+        ("float32", False),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", True, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", False, marks=pytest.mark.slow),
+    ],
 )
 def test_replicas_do_not_matter(policy, synchronized, one_replica, two_replicas):
     """Also with assigned moving statistics, and inside and outside a strategy's scope."""

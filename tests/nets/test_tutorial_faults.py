@@ -64,7 +64,14 @@ def unflattened():
     return net
 
 
-@pytest.mark.parametrize("name", ["inception10", "resnet18", "resnet20", "plain20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inception10",
+        "resnet20",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("resnet18", "plain20")),
+    ],
+)
 def test_our_nets(name):
     net = nets.build(name, num_classes=10, image_shape=(32, 32, 3))
     check_logits_are_flat(net)

@@ -23,8 +23,8 @@ def two_workers_at_work(run_dir):
     return commands
 
 
-@pytest.mark.parametrize("resumes", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_worker_that_dies_stops_the_other(tmp_path, resumes):
+@pytest.mark.slow
+def test_a_worker_that_dies_stops_the_other(tmp_path):
     """That nothing is lost by it, benchmarks/kill_runs.py compares bit by bit."""
     first, second = two_workers_at_work(tmp_path / "run")
     second.send_signal(signal.SIGKILL)
@@ -32,8 +32,6 @@ def test_a_worker_that_dies_stops_the_other(tmp_path, resumes):
     message = "another worker has stopped; start all workers again to resume the run"
     assert (code, err) == (2, f"train.py: {message}\n")
     assert second.wait()[0] == -signal.SIGKILL
-    if not resumes:
-        return
     args = (*LONGER, f"--run_dir={tmp_path / 'run'}")
     out, _ = finish(*(Command("train.py", *args, **task) for task in helpers.free_cluster(2)))
     assert re.search(r"resumes at step [1-9]", out)
