@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 import nets
-from loops.variables import named_variables
 from nets.batch_norm import BatchNorm
 from nets.table import trace
 from tests.nets.helpers import count, gradients, images, layers
@@ -19,9 +18,9 @@ from tests.nets.pinned import (
 )
 
 
-def slow_if(is_slow):
-    """All nets as parameters, some of them marked as slow."""
-    return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in nets.NETS]
+def slow_if(is_slow, names=tuple(nets.NETS)):
+    """Nets as parameters, some of them marked as slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in names]
 
 
 # Another net has the same blocks.
@@ -29,12 +28,8 @@ LONG = (
     *(*DEEPER, "inception_v4", "inception_resnet_v2", "inception_v1_bn", "inception_v3"),
     *("inception_resnet_v1", "resnet34", "resnet50_v2", "plain18", "plain34"),
 )
-# Small nets with dropout, with and without BatchNorm, with auxiliary heads and with shortcuts.
-SMALL = ("inception10", "inception_v1", "resnet20")
-
-
-def long_unless_small(name):
-    return name in PINNED and name != "resnet20"
+# What these are made of is tried in the others.
+NOT_DEEPER = tuple(name for name in nets.NETS if name not in DEEPER)
 
 
 def classes(name):
@@ -46,7 +41,7 @@ def smallest_size(name, stem):
     return getattr(nets.net_class(name).smallest_size, stem) if name in PINNED else 32
 
 
-@pytest.fixture(scope="module", params=slow_if(lambda name: name in LONG))
+@pytest.fixture(scope="module")
 def paper_form(request):
     """A net with the classes and the stem of its paper, built on the smallest images; its name."""
     name = request.param
@@ -61,6 +56,7 @@ def test_the_projects_own_nets_are_there():
     assert set(PINNED) <= set(nets.NETS)
 
 
+@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__), indirect=True)
 def test_parameters_flops_and_shapes(paper_form):
     name, net, _ = paper_form
     size = image_size(name)
@@ -84,6 +80,7 @@ def test_parameters_flops_and_shapes(paper_form):
         assert flops / 1e6 == pytest.approx(PUBLISHED_FLOPS[name], rel=0.02)
 
 
+@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__, NOT_DEEPER), indirect=True)
 def test_evaluation_changes_nothing(paper_form):
     name, net, size = paper_form
     before = [v.numpy() for v in net.variables]
@@ -95,6 +92,7 @@ def test_evaluation_changes_nothing(paper_form):
         np.testing.assert_array_equal(variable.numpy(), old)
 
 
+@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__, NOT_DEEPER), indirect=True)
 def test_every_variable_has_a_gradient_and_every_statistic_moves(paper_form):
     name, net, size = paper_form
     check_training_pass(net, images(4, size, 3), classes(name))
@@ -113,41 +111,6 @@ def check_training_pass(net, x, num_classes):
         assert np.any(gradient != 0), variable.path
     for variable, old in zip(net.non_trainable_variables, before, strict=True):
         assert np.any(variable.numpy() != old), variable.path
-
-
-@pytest.mark.parametrize("name", slow_if(long_unless_small))
-def test_graph_equals_eager(name):
-    size = smallest_size(name, "small")
-    net = nets.build(name, num_classes=3, image_shape=(size, size, 3), stem="small")
-    x = images(4, size, 3)
-    eager = net(x, training=False)
-    graph = tf.function(lambda x: net(x, training=False))(x)
-    np.testing.assert_allclose(graph, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
-
-
-@pytest.mark.parametrize("name", slow_if(long_unless_small))
-def test_bfloat16_with_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypatch):
-    """Training in bfloat16; a checkpoint holds every variable and fits a net built anew."""
-    tf.keras.config.set_dtype_policy("mixed_bfloat16")
-    tf.keras.utils.set_random_seed(1)
-    size = smallest_size(name, "small")
-    shape = (size, size, 2)
-
-    def build():
-        return nets.build(name, num_classes=3, image_shape=shape, stem="small")
-
-    net, x = build(), images(4, size, 2)
-    check_training_pass(net, x, 3)
-    path = tf.train.Checkpoint(net=net).write(str(tmp_path / "net"))
-    saved = [n for n, _ in tf.train.list_variables(path) if n.startswith("net/")]
-    assert len(saved) == len(net.variables) == len(named_variables(net))
-    # Zeros take less time than random values.
-    monkeypatch.setattr(tf.keras.initializers, "HeNormal", tf.keras.initializers.Zeros)
-    again = build()
-    tf.train.Checkpoint(net=again).read(path).assert_consumed()
-    for old, new in zip(net.variables, again.variables, strict=True):
-        np.testing.assert_array_equal(old.numpy(), new.numpy())
-    np.testing.assert_array_equal(net(x, training=False), again(x, training=False))
 
 
 @pytest.mark.parametrize("name", nets.NETS)
