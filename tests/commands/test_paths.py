@@ -122,27 +122,8 @@ def test_every_command_works_beside_another_run(
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_report(tmp_path):
-    """`lr1`, and then `lr?`, which is longer."""
-    for name, epochs in (("lr1", 1), ("lr?", 5), ("lr?", 5)):
-        if name == "lr?":
-            before = contents(tmp_path / "lr1")
-        args = ("--dataset=digits", f"--epochs={epochs}", f"--run_dir={name}")
-        code, out, err = helpers.real("train.py", *args, cwd=tmp_path)
-        assert (code, err) == (0, "")
-        assert "\ntest  " in out
-    assert contents(tmp_path / "lr1") == before
-    assert Run.open(tmp_path / "lr1").checkpoints.keys() == {0, 11}
-    assert Run.open(tmp_path / "lr?").checkpoints.keys() == {31, 41, 51}
-    for name in ("lr1", "lr?"):
-        code, out, err = helpers.real("eval.py", f"--run_dir={name}", cwd=tmp_path)
-        assert (code, err) == (0, "")
-    assert contents(tmp_path / "lr1") == before
-
-
-@pytest.mark.slow
 def test_processes_of_their_own_beside_another_run(other_run, tmp_path):
-    """The short form of the one above."""
+    """`lr1`, and then `lr?`, which is longer."""
     shutil.copytree(other_run, tmp_path / "lr1")
     before = contents(tmp_path / "lr1")
     args = (*TINY, "--epochs=5", "--run_dir=lr?")
