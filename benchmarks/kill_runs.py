@@ -154,16 +154,27 @@ def _equal(a, b) -> bool:
     return b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """The variables in the newest checkpoint of a directory, without TensorFlow's save counter."""
-    newest = max(directory.glob("step-*.index"), key=lambda p: int(re.findall(r"\d+", p.name)[-1]))
-    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+def tensors(directory: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """The variables in a checkpoint of a directory, without TensorFlow's save counter.
+
+    Args:
+        directory: of the checkpoints.
+        step: of the checkpoint; by default that of the newest.
+    """
+    if step is None:
+        step = max(_steps(directory))
+    reader = tf.train.load_checkpoint(str(directory / f"step-{step}"))
     names = [
         name
         for name in reader.get_variable_to_shape_map()
         if "save_counter" not in name and "OBJECT_GRAPH" not in name
     ]
-    return {"step": np.asarray(newest.name), **{n: np.asarray(reader.get_tensor(n)) for n in names}}
+    return {"step": np.asarray(step), **{n: np.asarray(reader.get_tensor(n)) for n in names}}
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """The steps of which there is a checkpoint in a directory."""
+    return [int(re.findall(r"\d+", p.name)[-1]) for p in directory.glob("step-*.index")]
 
 
 def _points(directory: pathlib.Path) -> list[tuple]:
@@ -180,10 +191,9 @@ def _points(directory: pathlib.Path) -> list[tuple]:
     ]
 
 
-def _saved_step(run_dir: pathlib.Path) -> int:
+def saved_step(run_dir: pathlib.Path) -> int:
     """The last step that a run has saved; 0 if there is none."""
-    names = [path.name for path in run_dir.glob("checkpoints/step-*.index")]
-    return max((int(re.findall(r"\d+", name)[-1]) for name in names), default=0)
+    return max(_steps(run_dir / "checkpoints"), default=0)
 
 
 def _moment(run_dir: pathlib.Path, generator: random.Random, begun: float, seconds: float):
@@ -199,12 +209,12 @@ def _moment(run_dir: pathlib.Path, generator: random.Random, begun: float, secon
         A function that returns at that time. Its argument is a function that returns whether the
         process is running.
     """
-    starting, fraction, saved = generator.random() < 1 / 3, generator.random(), _saved_step(run_dir)
+    starting, fraction, saved = generator.random() < 1 / 3, generator.random(), saved_step(run_dir)
 
     def wait(lives) -> None:
         deadline = time.monotonic() + (fraction * begun if starting else 600)
         while lives() and time.monotonic() < deadline:
-            if not starting and _saved_step(run_dir) > saved:
+            if not starting and saved_step(run_dir) > saved:
                 time.sleep(fraction * seconds)
                 return
             time.sleep(0.01)
@@ -233,12 +243,12 @@ def try_configuration(
     undisturbed, disturbed = (home / f"{name}-{way}" for way in ("undisturbed", "disturbed"))
     started = time.time()
     finish(start(undisturbed, args, workers))
-    seconds, steps = time.time() - started, _saved_step(undisturbed)
+    seconds, steps = time.time() - started, saved_step(undisturbed)
     first_row = (undisturbed / "train").stat().st_mtime - started
     print(f"{name}: {steps} steps in {seconds:.0f} s undisturbed", flush=True)
     made = 0
     while made < kills:
-        left = (seconds - first_row) * (1 - _saved_step(disturbed) / steps)
+        left = (seconds - first_row) * (1 - saved_step(disturbed) / steps)
         # Leaves some of the run for the next kill.
         moment = _moment(disturbed, generator, first_row, 0.6 * left)
         begun, victim = time.monotonic(), generator.randrange(workers)
@@ -248,7 +258,7 @@ def try_configuration(
             continue
         made += 1
         who = f" of worker {victim}" if workers > 1 else ""
-        place = f"saved at step {_saved_step(disturbed)}"
+        place = f"saved at step {saved_step(disturbed)}"
         print(f"  kill {made}{who} after {time.monotonic() - begun:.1f} s, {place}", flush=True)
     finish(start(disturbed, args, workers))
     found = differences(undisturbed, disturbed)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
@@ -10,15 +10,15 @@ import data
 import nets
 from commands.checks import check_batch_size, check_settings
 from commands.config import Config
-from commands.saved_config import DataInfo
+from commands.saved_config import DataInfo, Origin
 from commands.setting import ConfigError, convert
 from loops.distributed.workers import Workers
 from loops.hooks import make_hooks
+from loops.inputs import on_gpus
 from loops.losses import LOSSES
 from loops.metrics import higher_is_better
 from loops.optimizer import find_optimizer
 from loops.schedule import SCHEDULES, LearningRate, Plan
-from nets import pretrained
 
 
 def check(config: Config, workers: int = 1) -> None:
@@ -34,7 +34,8 @@ def check(config: Config, workers: int = 1) -> None:
     """
     convert(dataclasses.asdict(config), Config)  # A notebook makes a Config of any values.
     _check_name("net", config.net, nets.NETS)
-    _check_name("dataset", config.dataset, data.DATASETS)
+    if not data.is_dataset(config.dataset):
+        _check_name("dataset", config.dataset, [*data.DATASETS, "tfds:NAME"])
     _check_name("loss", config.loss, LOSSES)
     _check_name("schedule", config.schedule, SCHEDULES)
     _accept("optimizer", lambda: find_optimizer(config.optimizer))
@@ -55,7 +56,7 @@ def check_net(config: Config, workers: int = 1) -> None:
     check_batch_size(config, workers)
 
 
-def _check_name(setting: str, name: str, table: dict) -> None:
+def _check_name(setting: str, name: str, table: Collection[str]) -> None:
     if name not in table:
         raise ConfigError(f"--{setting}={name} is unknown; known: {', '.join(table)}")
 
@@ -72,14 +73,21 @@ def load_data(config: Config) -> data.Dataset:
 
     Raises:
         data.DataError: it cannot be used.
+        ConfigError: a fraction is to be held out, and there is a validation split.
     """
-    return data.load(
+    dataset = data.load(
         config.dataset,
         data_dir=config.data_dir,
         val_fraction=config.val_fraction,
         image_size=config.image_size,
         bad_images=config.bad_images,
     )
+    if dataset.own_val and config.val_fraction != Config.val_fraction:
+        raise ConfigError(
+            f"--val_fraction={config.val_fraction}: {dataset.name} has a validation split of its "
+            "own; leave the flag out, or train without validation with --val_fraction=0"
+        )
+    return dataset
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -96,13 +104,18 @@ def with_absolute_paths(config: Config) -> Config:
     return convert(dataclasses.asdict(config) | paths, Config)
 
 
-def default_stem(config: Config, image_shape: tuple[int, int, int]) -> str:
+def default_stem(image_shape: tuple[int, int, int], origin: Origin | None = None) -> str:
     """The stem that suits the images, or the weights that the run starts from."""
-    return "large" if config.init_from else nets.default_stem(image_shape)
+    return origin.stem if origin else nets.default_stem(image_shape)
 
 
-def resolve(config: Config, dataset: data.Dataset) -> Config:
+def resolve(config: Config, dataset: data.Dataset, origin: Origin | None = None) -> Config:
     """Fills in the defaults that depend on the net, the data or other settings.
+
+    Args:
+        config: the settings.
+        dataset: the data.
+        origin: of the initial weights, if there are any.
 
     Raises:
         ConfigError, nets.NetError, data.DataError: settings do not suit the net or the data.
@@ -113,13 +126,14 @@ def resolve(config: Config, dataset: data.Dataset) -> Config:
     steps = Plan(config.epochs, size, config.batch_size).total_steps
     augment = dataset.augment if config.augment is None else config.augment
     defaults = {
-        "stem": default_stem(config, dataset.image_shape),
+        "stem": default_stem(dataset.image_shape, origin),
         "label_smoothing": net.label_smoothing,
         # The net's own, or in a short run one that forgets the initial statistics early in it.
         "batch_norm_momentum": min(net.batch_norm_momentum, max(0.9, round(1 - 50 / steps, 4))),
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
         "warmup_epochs": min(1.0, config.epochs / 5),
+        "eval_crop": data.default_eval_crop(data.parse_augment(augment)),
         # Images that are not square keep the size they have.
         "image_size": height if height == width else None,
     }
@@ -127,40 +141,57 @@ def resolve(config: Config, dataset: data.Dataset) -> Config:
     augment = data.format_augment(data.parse_augment(augment))
     config = dataclasses.replace(config, **missing, augment=augment)
     nets.check_size(config.net, dataset.image_shape, config.stem)
+    _check_stages(config)
     make_plan(config, size)
     return config
 
 
-def data_info(dataset: data.Dataset, config: Config) -> DataInfo:
-    """What a run remembers of its data.
+def _check_stages(config: Config) -> None:
+    """Checks --freeze and --head_learning_rate, of settings with a stem; raises ConfigError."""
+    _accept("freeze", lambda: nets.check_stages(config.net, config.freeze, stem=config.stem))
+    if config.head_learning_rate is not None:
+        _accept(
+            "head_learning_rate", lambda: nets.check_head(config.net, config.freeze, config.stem)
+        )
 
-    Raises:
-        ConfigError, pretrained.PretrainedError: initial weights are not for such images.
-    """
-    mean, std = dataset.mean, dataset.std
-    if config.init_from:  # The images must be as the weights were trained on them.
-        mean, std = pretrained.normalization(config.net)
-        channels = dataset.image_shape[-1]
-        if len(mean) != channels:
-            raise ConfigError(
-                f"--init_from={config.init_from}: the weights are for images of {len(mean)} "
-                f"channels; those of {dataset.name} have {channels}"
-            )
+
+def data_info(dataset: data.Dataset) -> DataInfo:
+    """What a run remembers of its data."""
     splits = dataset.splits
     return DataInfo(
         name=dataset.name,
         class_names=tuple(dataset.class_names),
         image_shape=tuple(dataset.image_shape),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
         examples={split: len(source.labels) for split, source in splits.items()},
         fingerprints={split: f"{source.fingerprint():08x}" for split, source in splits.items()},
     )
 
 
+def normalized_for(origin: Origin | None, config: Config, info: DataInfo) -> DataInfo:
+    """The same data, normalized as the initial weights were trained on theirs.
+
+    Raises:
+        ConfigError: these are for images of another number of channels.
+    """
+    if origin is None:
+        return info
+    channels = info.image_shape[-1]
+    if len(origin.mean) != channels:
+        raise ConfigError(
+            f"--init_from={config.init_from}: the weights are for images of {len(origin.mean)} "
+            f"channels; those of {info.name} have {channels}"
+        )
+    return dataclasses.replace(info, mean=origin.mean, std=origin.std)
+
+
 def build_net(config: Config, info: DataInfo) -> nets.Net:
     """Builds a net. Call it in the strategy's scope."""
-    tf.keras.config.set_dtype_policy(config.precision)
+    # Of the process. By default, TensorFlow computes in TF32 on an Ampere GPU or later.
+    tf.config.experimental.enable_tensor_float_32_execution(config.precision != "float32")
+    policy = "float32" if config.precision == "tf32" else config.precision
+    tf.keras.config.set_dtype_policy(policy)
     return nets.build(
         config.net,
         num_classes=len(info.class_names),
@@ -169,6 +200,7 @@ def build_net(config: Config, info: DataInfo) -> nets.Net:
         auxiliary=config.auxiliary,
         batch_norm_momentum=config.batch_norm_momentum,
         sync_batch_norm=config.sync_batch_norm,
+        freeze=config.freeze,
     )
 
 
@@ -220,6 +252,7 @@ def train_pipeline(
         num_classes=len(info.class_names),
         balanced=config.sampling == "balanced",
         shard=_shard(workers, config.accumulation),
+        on_device=on_gpus(workers.strategy),
     )
 
 
@@ -238,9 +271,10 @@ def eval_pipeline(
     """
     per_replica_batch_size = config.batch_size // (config.num_gpus * trained_by)
     return data.EvalPipeline(
-        source,
+        data.center_cropped(source, config.eval_crop),
         global_batch_size=per_replica_batch_size * workers.strategy.num_replicas_in_sync,
         mean=info.mean,
         std=info.std,
         shard=_shard(workers),
+        on_device=on_gpus(workers.strategy),
     )

@@ -131,7 +131,7 @@ def _draw_examples(comparison: Comparison, path: pathlib.Path, data_dir: str | N
         f"B: {classes[other.predicted[i]]}"
         for i in numbers
     ]
-    source = first.run.dataset(data_dir, split="test").splits["test"]
+    source = first.run.dataset(data_dir, split="test").evaluated("test")
     figure = pictures.image_grid(
         source.fetch(tf.constant(numbers)).numpy(),
         captions,

@@ -42,7 +42,7 @@ _FOLLOWS_FROM = {
     "init_weights": ("init_from", "net"),
     "operations": (
         *("net", "stem", "auxiliary", "batch_norm_momentum", "sync_batch_norm"),
-        *("data", "image_size", "precision"),
+        *("data", "image_size", "precision", "freeze"),
     ),
 }
 
@@ -293,7 +293,7 @@ def text(value) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        return ",".join(map(text, value))
+        return ",".join(map(text, value)) or "none"
     return "none" if value is None else printable(str(value))
 
 

@@ -53,9 +53,17 @@ class NetSettings:
     init_from: Text | None = setting(
         None,
         "Initial weights: keras downloads those of tf.keras.applications (inception_v3, "
-        "inception_resnet_v2, resnet50 to resnet152 and their _v2), a path reads them from a .h5 "
-        "or .weights.h5 file. Images are normalized as the weights require.",
+        "inception_resnet_v2, resnet50 to resnet152 and their _v2); the path of a .h5 or "
+        ".weights.h5 file of such a model; or the directory of a finished run of this net, whose "
+        "best weights are used. For other classes, the head is new. Images are normalized as the "
+        "weights require.",
         path=True,
+    )
+    freeze: tuple[Text, ...] = setting(
+        (),
+        "Stages to keep as they are, separated by commas, such as stem,stage_1: their weights are "
+        "not trained, and they run in evaluation mode, so that BatchNorm's statistics stay too. "
+        "--describe prints the names.",
     )
 
 
@@ -66,11 +74,13 @@ class DataSettings:
     dataset: Text = setting(
         "cifar10",
         "Dataset, a name from the table in data/__init__.py: cifar10, cifar100, mnist, "
-        "fashion_mnist, digits (needs no download) or folder (images in --data_dir).",
+        "fashion_mnist, digits (needs no download) or folder (images in --data_dir); or tfds:NAME, "
+        "which TensorFlow Datasets has prepared.",
     )
     data_dir: Text | None = setting(
         None,
-        "Directory of the dataset's files. Default: ~/.keras/datasets.",
+        "Directory of the dataset's files. Default: ~/.keras/datasets; for tfds:NAME "
+        "~/tensorflow_datasets.",
         names_run=False,
         may_change=True,
         path=True,
@@ -81,20 +91,32 @@ class DataSettings:
     )
     val_fraction: Share = setting(
         0.1,
-        "Fraction of train held out for validation, by which the best checkpoint is chosen. With 0 "
-        "there is no validation, and the last checkpoint is scored.",
+        "Fraction of train held out for validation, by which the best checkpoint is chosen; data "
+        "with a validation split of its own use that. With 0 there is no validation, and the last "
+        "checkpoint is scored.",
     )
     augment: Text | None = setting(
         None,
-        "Augmentations in order, such as crop:4,flip,cutout:8,mixup:0.2, with names from the table "
-        "in data/augment.py; mixup:0.2|cutmix:1 chooses one per image; none disables all. Default: "
-        "the dataset's.",
+        "Augmentations in order, such as crop:4,flip,cutout:8,mixup:0.2, with names and values "
+        "from the table in data/augment.py: random_resized_crop, crop, flip, color_jitter, "
+        "trivial_augment, rand_augment, cutout, random_erasing, mixup, cutmix. mixup:0.2|cutmix:1 "
+        "chooses one per image; none disables all. Default: the dataset's; for folder crop and "
+        "flip, from 128 pixels on random_resized_crop,flip.",
         derived=True,
+    )
+    eval_crop: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = setting(
+        None,
+        "Fraction of the shorter side that is seen in evaluation, prediction and export: the "
+        "middle, scaled to the size of the images. Default: 0.875 with random_resized_crop, "
+        "otherwise 1.",
+        derived=True,
+        earlier=1.0,
     )
     bad_images: Literal["error", "skip"] = setting(
         "error",
         "Image files of a folder that cannot be decoded: error stops at the first one; skip "
-        "decodes all files at the start, leaves out the bad ones and names them.",
+        "decodes all files at the start, leaves out the bad ones and names them. Of a large folder "
+        "it remembers which it has decoded.",
     )
     sampling: Literal["uniform", "balanced"] = setting(
         "uniform",
@@ -149,6 +171,11 @@ class OptimizationSettings:
     learning_rate: Positive | None = setting(
         None, "Peak learning rate. Default: the optimizer's; 0.2 for sgd.", derived=True
     )
+    head_learning_rate: Positive | None = setting(
+        None,
+        "Peak learning rate of the head and of auxiliary heads, on the same schedule. Default: "
+        "--learning_rate.",
+    )
     momentum: Share = setting(0.9, "Momentum of sgd; 0 for none.")
     weight_decay: NonNegative | None = setting(
         None,
@@ -190,8 +217,8 @@ class ExecutionSettings:
 
     num_gpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = setting(
         1,
-        "GPUs per machine, one replica each. Without a visible GPU, as many logical CPU devices "
-        "take their place.",
+        "GPUs per worker, one replica each; without several workers, those of this machine. "
+        "Without a visible GPU, as many logical CPU devices take their place.",
         may_change=True,
     )
     device: Literal["auto", "cpu", "gpu"] = setting(
@@ -199,8 +226,11 @@ class ExecutionSettings:
         "gpu requires GPUs, cpu ignores them, auto uses them if any are visible.",
         may_change=True,
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
-        "float32", "Precision of the net's arithmetic; weights are float32."
+    precision: Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "float32",
+        "Precision of the net's arithmetic; weights are float32. tf32 rounds what an NVIDIA GPU of "
+        "2020 (Ampere) or later multiplies in convolutions and matrix products to 10 bits, which "
+        "is several times faster; elsewhere it is float32.",
     )
     jit: bool = setting(
         False,

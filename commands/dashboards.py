@@ -133,7 +133,7 @@ class Pictures(Hook):
         figure = drawing.draw_confusion(predictions, names)
         self._add(split, "confusion_matrix", figure, step)
         with contextlib.suppress(data.DataError):  # An image that has been damaged meanwhile.
-            figure = drawing.draw_mistakes(predictions, self._dataset.splits[split], names)
+            figure = drawing.draw_mistakes(predictions, self._dataset.evaluated(split), names)
             self._add(split, "mistakes", figure, step)
 
     def _add(self, split: str, name: str, figure, step: int) -> None:

@@ -4,10 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-import tensorflow as tf
-
-from commands import session
-from commands.provenance import file_fingerprint
+from commands.initial_weights import Start, init_fingerprint, load_start
 from commands.run import Run
 from loops.errors import RunError
 from loops.records import checkpoint_files as files
@@ -36,9 +33,10 @@ class Saved:
 def restore_before(
     run: Run,
     step: int,
-    make_state: Callable[[tf.keras.Model | None], TrainState],
+    make_state: Callable[[Start | None], TrainState],
     *,
     say: Callable[[str], None],
+    allow_changes: bool = False,
 ) -> tuple[TrainState, Saved | None]:
     """The state at the nearest checkpoint from which a step can be made again.
 
@@ -47,8 +45,10 @@ def restore_before(
     Args:
         run: the run.
         step: the global step after the update.
-        make_state: makes the state, from a model with the initial weights or from none.
+        make_state: makes the state, from what copies the initial weights or from nothing.
         say: prints a message about a damaged checkpoint.
+        allow_changes: whether the net's operations may differ from those of the run that it started
+            from.
 
     Returns:
         The state, and its checkpoint; None for the initial state.
@@ -74,7 +74,7 @@ def restore_before(
         return state, saved
     if restores:
         raise RunError(_unknown(run, step, 0))
-    return make_state(_initial_weights(run)), None
+    return make_state(_initial_weights(run, allow_changes)), None
 
 
 def _restores_at(run: Run, step: int, say: Callable[[str], None]) -> tuple[int, list[Saved]]:
@@ -121,11 +121,11 @@ def _unknown(run: Run, step: int, start: int) -> str:
     )
 
 
-def _initial_weights(run: Run) -> tf.keras.Model | None:
+def _initial_weights(run: Run, allow_changes: bool) -> Start | None:
     expected = run.saved.init_fingerprint
-    if expected is not None and file_fingerprint(run.config.init_from) != expected:
+    if expected is not None and init_fingerprint(run.config.init_from) != expected:
         raise RunError(
-            f"--init_from: {run.config.init_from} is not the file that {run.path} started from; "
-            "put it back"
+            f"--init_from: {run.config.init_from} does not hold the weights that {run.path} "
+            "started from; put them back"
         )
-    return session.initial_weights(run.config, run.data)
+    return load_start(run.config, run.data, allow_changes=allow_changes)

@@ -24,6 +24,8 @@ from loops.records.metrics_log import MetricsLog
 from loops.records.tensorboard import TensorBoard
 from loops.schedule import Plan
 
+_SHOWN = 10  # Classes at either end, of many.
+
 
 def evaluate(options: EvaluateOptions) -> dict | None:
     """Scores one checkpoint of a run, or each new one.
@@ -40,10 +42,11 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     report = output_file("json", options.json)
     directory = output_directory("pictures", options.pictures)
     checkpoint = None if options.follow else run.checkpoint(options.checkpoint)
-    strategy, note = make_strategy(options.num_gpus, options.device)
+    strategy, devices = make_strategy(
+        options.num_gpus, options.device, precision=run.config.precision
+    )
     output = Output()
-    if note:
-        output.line(note)
+    output.line(f"device {devices}")
     splits, skipped = _find_splits(run, options)
     report_skipped(skipped, output)
     with strategy.scope():
@@ -51,7 +54,7 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     fingerprint = run.fingerprint(net)
     source = splits[options.split]
     split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
-    evaluator = Evaluator(strategy, net, run.config.loss)
+    evaluator = Evaluator(strategy, net, run.config.loss, prepare=split.prepare)
 
     def score(checkpoint: str) -> tuple[dict, Scores]:
         step = run.restore(net, checkpoint)
@@ -73,10 +76,8 @@ def evaluate(options: EvaluateOptions) -> dict | None:
         return None
     result, scores = score(checkpoint)
     output.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
-    per_class = {data.printable(name): x for name, x in result["per_class"].items()}
-    width = max(map(len, per_class))
-    for name, accuracy in per_class.items():
-        output.line(f"  {name:<{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
+    for line in _class_lines(result["per_class"], every=options.per_class):
+        output.line(line)
     output.line(_score_line(result))
     if directory is not None:
         paths = drawing.draw_all(
@@ -110,6 +111,28 @@ def _find_splits(
         raise ConfigError(f"--split={options.split}: the run has {splits}")
     dataset = run.dataset(options.data_dir, split=options.split)
     return dataset.splits, dataset.skipped
+
+
+def _class_lines(per_class: dict[str, float | None], *, every: bool) -> list[str]:
+    """The accuracy of each class, a line each; of many, the best and the worst.
+
+    Args:
+        per_class: accuracies by name, None for a class without examples.
+        every: whether to show all of them, however many there are.
+    """
+    width = max(len(data.printable(name)) for name in per_class)
+    lines = {
+        name: f"  {data.printable(name):<{width}}  {'-' if x is None else f'{x:7.2%}'}"
+        for name, x in per_class.items()
+    }
+    if every or len(lines) <= 2 * _SHOWN:
+        return list(lines.values())
+    there = {name: x for name, x in per_class.items() if x is not None}
+    ranked = [lines[name] for name in sorted(there, key=lambda name: -there[name])]
+    left_out = f"  {len(lines):,} classes, {len(there):,} with examples; --per_class shows all"
+    if len(ranked) <= 2 * _SHOWN:
+        return [*ranked, left_out]
+    return [*ranked[:_SHOWN], left_out, *ranked[-_SHOWN:]]
 
 
 def _score_line(result: dict) -> str:

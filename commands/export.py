@@ -70,6 +70,8 @@ def _float32_net(run: Run, options: ExportOptions) -> tf.keras.layers.Layer:
         run.restore(net, run.checkpoint(options.checkpoint))
     # Auxiliary heads are not part of the answer.
     net.auxiliary = ()
+    for name in run.config.freeze:  # Their weights are written like the others.
+        net.stages[name].trainable = True
     return net
 
 
@@ -84,13 +86,18 @@ def _export(run, net, out, options) -> Answers | None:
         if options.verify:
             expected = run_answers(net, dataset, temporary.with_name(f"{out.name}.images"))
         folded = fold(net)
-        model = ExportedModel(net, run.data, with_tensorflow=options.format == "saved_model")
+        model = ExportedModel(
+            net,
+            run.data,
+            with_tensorflow=options.format == "saved_model",
+            eval_crop=run.config.eval_crop,
+        )
         if options.format == "saved_model":
             write_saved_model(model, temporary)
         elif options.format == "onnx":
             write_onnx(model, temporary)
         else:
-            images = _calibration_images(dataset.splits["train"]) if options.int8 else None
+            images = _calibration_images(dataset.evaluated("train")) if options.int8 else None
             write_tflite(model, temporary, images)
         answers = None if expected is None else check(options, temporary, expected)
         size = _size(temporary)

@@ -40,6 +40,8 @@ class ExportedModel(tf.Module):
         info: of the run.
         with_tensorflow: use operations that only TensorFlow has: scale with antialiasing as data
             does, and output the names of the classes.
+        eval_crop: fraction of the shorter side of an image that the net sees. Images of the net's
+            own size are not cut.
 
     Attributes:
         class_names: names of the classes that can be printed, in the order of the labels.
@@ -47,14 +49,21 @@ class ExportedModel(tf.Module):
         serve: a tf.function with one concrete function.
     """
 
-    def __init__(self, net: tf.keras.layers.Layer, info: DataInfo, *, with_tensorflow: bool):
+    def __init__(
+        self,
+        net: tf.keras.layers.Layer,
+        info: DataInfo,
+        *,
+        with_tensorflow: bool,
+        eval_crop: float = 1.0,
+    ):
         super().__init__()
         self.class_names = tuple(map(printable, info.class_names))
         self.image_shape = tuple(info.image_shape)
         fit = fit_like_data if with_tensorflow else fit_bilinear
 
         def serve(images):
-            x = normalize(fit(images, self.image_shape), info.mean, info.std)
+            x = normalize(fit(images, self.image_shape, eval_crop), info.mean, info.std)
             outputs = {"probabilities": tf.nn.softmax(net(x, training=False))}
             if with_tensorflow:
                 outputs["classes"] = tf.constant(self.class_names)
@@ -76,12 +85,15 @@ class ExportedModel(tf.Module):
         return "".join(f"{name}\n" for name in self.class_names)
 
 
-def fit_like_data(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def fit_like_data(
+    images: tf.Tensor, image_shape: tuple[int, int, int], eval_crop: float = 1.0
+) -> tf.Tensor:
     """Scales images until they cover a size, and cuts out the middle, as `data.decode` does.
 
     Args:
         images: uint8 [n, height, width, channels].
         image_shape: (height, width, channels) of the result. Images of this size are not changed.
+        eval_crop: fraction of the largest such middle that is cut out.
 
     Returns:
         Whole numbers from 0 to 255, float32 [n, *image_shape].
@@ -92,6 +104,7 @@ def fit_like_data(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
 
     def resized():
         scale = tf.reduce_max(tf.constant([height, width], tf.float32) / tf.cast(size, tf.float32))
+        scale /= eval_crop
         covered = scale * tf.cast(size, tf.float32)
         found = tf.raw_ops.ScaleAndTranslate(
             images=floats,
@@ -107,16 +120,24 @@ def fit_like_data(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
     return tf.ensure_shape(tf.cond(fits, lambda: floats, resized), (None, height, width, channels))
 
 
-def fit_bilinear(images: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def fit_bilinear(
+    images: tf.Tensor, image_shape: tuple[int, int, int], eval_crop: float = 1.0
+) -> tf.Tensor:
     """As `fit_like_data`, but cuts first, and scales bilinearly without antialiasing.
 
     TFLite and ONNX have operators for this. Images of the size are not changed.
     """
     height, width, channels = image_shape
     rows, columns = tf.unstack(tf.shape(images)[1:3])
-    # The largest part of the image with the aspect ratio of the result.
+    # The largest part of the image with the aspect ratio of the result, or the middle of that.
     cut_rows = tf.maximum(tf.minimum(rows, columns * height // width), 1)
     cut_columns = tf.maximum(tf.minimum(columns, rows * width // height), 1)
+    if eval_crop != 1:
+        fits = (rows == height) & (columns == width)
+        cut_rows, cut_columns = (
+            tf.where(fits, x, tf.maximum(tf.cast(eval_crop * tf.cast(x, tf.float32), tf.int32), 1))
+            for x in (cut_rows, cut_columns)
+        )
     top, left = (rows - cut_rows) // 2, (columns - cut_columns) // 2
     middle = images[:, top : top + cut_rows, left : left + cut_columns]
     found = tf.image.resize(tf.cast(middle, tf.float32), (height, width))

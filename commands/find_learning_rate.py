@@ -8,9 +8,9 @@ import pathlib
 import data
 import pictures
 from commands import build, session
+from commands.initial_weights import find_origin, load_start
 from commands.options import TrainOptions
 from commands.run_directory import run_directory
-from commands.saved_config import SavedConfig
 from loops.distributed.workers import Workers
 from loops.errors import SaveError, reason
 from loops.inputs import iterate
@@ -38,27 +38,26 @@ def find_learning_rate(
     requested = dataclasses.replace(
         build.with_absolute_paths(options.config), ema_decay=0.0, on_nan="stop"
     )
-    config = build.resolve(requested, dataset)
-    info = build.data_info(dataset, config)
+    origin = find_origin(requested)
+    config = build.resolve(requested, dataset, origin)
+    info = build.normalized_for(origin, config, build.data_info(dataset))
     source = dataset.splits["train"]
     batches = build.train_pipeline(config, info, source, workers)
     default = find_optimizer(config.optimizer).learning_rate
     steps = min(max(_STEPS[0], len(source.labels) // config.batch_size), _STEPS[1])
     schedule = ExponentialRate(_LOW * default, _HIGH * default, steps)
-    start = session.initial_weights(config, info)
+    start = load_start(config, info, allow_changes=options.allow_changes)
     state = session.make_state(
         config, info, workers.strategy, schedule, start=start, say=terminal.line
     )
-    settings = session.step_settings(config, info, source.labels)
+    settings = session.step_settings(config, info, source.labels, state.net)
     terminal.line(f"rates  {schedule.low:.3g} to {schedule.high:.3g} in {steps} steps")
     terminal.status("training with rising learning rates")
-    step = TrainStep(workers.strategy, state, settings, schedule)
-    found = range_test(step, iterate(workers.strategy, batches.batches(0, steps)), schedule)
+    step = TrainStep(workers.strategy, state, settings, schedule, batches.prepare)
+    found = range_test(step, iterate(workers.strategy, batches.batches(0)), schedule)
     terminal.close()
     if workers.is_chief:
-        run_dir = run_directory(
-            options.run_dir, options.config, SavedConfig(settings=config, data=info)
-        )
+        run_dir = run_directory(options.run_dir, options.config, info)
         picture = _write(run_dir, found)
         terminal.line(f"curve  {picture}")
     if found.suggested is None:

@@ -90,7 +90,11 @@ class EvaluateOptions:
         "or last if the run has no validation split.",
         path=True,
     )
-    split: Literal["train", "val", "test"] = setting("test", "Split to score.")
+    split: Literal["train", "val", "test"] = setting(
+        "test",
+        "Split to score: of the run's data, as in training; of another folder, its directory of "
+        "that name, or val/ for test if there are train/ and val/ only, or else the whole tree.",
+    )
     dataset: Text | None = setting(
         None, "Another dataset with the same classes. Default: the run's."
     )
@@ -106,6 +110,10 @@ class EvaluateOptions:
         "Directory to draw pictures in: curves, confusion matrix, worst mistakes, calibration, "
         "augmented images and the filters of the first layer.",
         path=True,
+    )
+    per_class: bool = setting(
+        False,
+        "Print the accuracy of every class. Otherwise, of more than 20, the ten best and worst.",
     )
     follow: bool = setting(
         False,

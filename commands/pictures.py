@@ -61,7 +61,9 @@ def draw_all(
     draw = {
         "curves": lambda: draw_curves(run.metrics, run.config.best_metric),
         "confusion_matrix": lambda: draw_confusion(predictions, names),
-        "mistakes": lambda: draw_mistakes(predictions, splits[split], names),
+        "mistakes": lambda: draw_mistakes(
+            predictions, data.center_cropped(splits[split], run.config.eval_crop), names
+        ),
         "calibration": lambda: pictures.calibration(predictions.confidences, predictions.correct),
         "augmentations": train is not None and (lambda: draw_augmentations(run, train)),
         "first_layer": kernel is not None and (lambda: pictures.filters(kernel.numpy())),
@@ -210,4 +212,4 @@ def shown(images: np.ndarray) -> np.ndarray:
 
 def first_kernel(net) -> tf.Variable | None:
     """The kernel of the first convolution of a net, [height, width, inputs, filters], if any."""
-    return next((v for v in net.trainable_variables if len(v.shape) == 4), None)
+    return next((v for v in net.variables if len(v.shape) == 4), None)

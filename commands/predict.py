@@ -44,12 +44,14 @@ def predict(options: PredictOptions) -> None:
     options = convert(dataclasses.asdict(options), PredictOptions)
     options.check()
     run = Run.open(options.run_dir)
-    reader = ImageReader(run.data.image_shape)
+    reader = ImageReader(run.data.image_shape, run.config.eval_crop)
     strategy, _ = make_strategy(1, options.device)
     with strategy.scope():
         net = run.net(options.checkpoint, allow_changes=options.allow_changes)
         classifier = Classifier(net, run.data, options.tta)
-        overlays = Overlays(options.grad_cam, classifier) if options.grad_cam else None
+        overlays = None
+        if options.grad_cam:
+            overlays = Overlays(options.grad_cam, classifier, run.config.eval_crop)
     lines = FORMATS[options.format](run.data.class_names, options.top)
     write(lines.header)
     failed = total = 0
@@ -135,15 +137,16 @@ class Overlays:
     Args:
         directory: where to write them; created if it is missing.
         classifier: whose predictions they explain.
+        eval_crop: of the run.
 
     Raises:
         ConfigError: the directory cannot be created.
         nets.NetError: the net is not a sequence of stages.
     """
 
-    def __init__(self, directory: str, classifier: Classifier):
+    def __init__(self, directory: str, classifier: Classifier, eval_crop: float = 1.0):
         self.directory = pathlib.Path(directory).expanduser()
-        self._reader = ImageReader((_OVERLAY_SIZE, _OVERLAY_SIZE, 3))
+        self._reader = ImageReader((_OVERLAY_SIZE, _OVERLAY_SIZE, 3), eval_crop)
         self._names = set()
         grad_cam = GradCAM(classifier.net)
         self._heat = tf.function(

@@ -1,8 +1,6 @@
-"""Fingerprints of what a run was made with: the net's operations, versions, a file of weights."""
+"""The code that a run was made with: the net's operations, and versions."""
 
-import os
 import platform
-import zlib
 
 import keras
 import numpy as np
@@ -39,14 +37,3 @@ def code_changes(net: str, before: Code, now: Code) -> list[str]:
             f"the operations of {net} have changed (fingerprint {now.net}, was {before.net})"
         )
     return changes
-
-
-def file_fingerprint(path: str | None) -> str | None:
-    """A checksum of a file's contents; None if there is no such file."""
-    if path in (None, "keras") or not os.path.isfile(path):
-        return None
-    value = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            value = zlib.crc32(chunk, value)
-    return f"{value:08x}"

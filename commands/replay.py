@@ -14,6 +14,7 @@ from commands import build, session
 from commands.checks import output_file
 from commands.config import Config
 from commands.earlier_state import Saved, restore_before
+from commands.initial_weights import Start
 from commands.options import ReplayOptions
 from commands.output import Output
 from commands.pictures import shown
@@ -53,11 +54,15 @@ def replay(options: ReplayOptions) -> dict:
     picture, json = _picture_path(run, options), output_file("json", options.json)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy, note = make_strategy(config.num_gpus, config.device)
+    strategy, devices = make_strategy(
+        config.num_gpus,
+        config.device,
+        precision=config.precision,
+        deterministic=config.deterministic,
+    )
     output = Output()
     with Terminal(sys.stderr) as terminal:  # For the progress.
-        if note:
-            output.line(note)
+        output.line(f"device   {devices}")
         dataset = run.dataset(options.data_dir, split="train")
         report_skipped(dataset.skipped, output)
         source = dataset.splits["train"]
@@ -130,18 +135,18 @@ def _replay(
     plan, learning_rate = build.make_plan(config, info.examples["train"])
     batches = build.train_pipeline(config, info, source, Workers(strategy))
 
-    def make_state(start: tf.keras.Model | None):
+    def make_state(start: Start | None):
         return session.make_state(config, info, strategy, learning_rate, start=start, say=say)
 
     say(f"run      {run.path}, step {step:,} of {plan.total_steps:,}")
-    state, saved = restore_before(run, step, make_state, say=say)
+    state, saved = restore_before(run, step, make_state, say=say, allow_changes=allow_changes)
     if not allow_changes:
         run.check_operations(run.fingerprint(state.net), step)
     say(f"from     {_describe_start(saved, step)}")
     row_step = window_end(plan, config.log_steps, step - 1)
-    settings = session.step_settings(config, info, source.labels)
+    settings = session.step_settings(config, info, source.labels, state.net)
     again = Replay(
-        TrainStep(strategy, state, settings, learning_rate),
+        TrainStep(strategy, state, settings, learning_rate, batches.prepare),
         plan=plan,
         batches=batches,
         log_steps=config.log_steps,

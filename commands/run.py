@@ -16,7 +16,7 @@ from commands.checks import absolute
 from commands.config import Config
 from commands.saved_config import DataInfo, SavedConfig, read_config, read_result
 from commands.setting import ConfigError
-from data import DATASETS, DataError, Dataset
+from data import DataError, Dataset, is_dataset
 from loops.errors import RunError
 from loops.metrics import METRICS
 from loops.records import checkpoint_files
@@ -154,7 +154,7 @@ class Run:
             RunError: it is not the data that the run was trained with.
         """
         config = dataclasses.replace(self.config, data_dir=data_dir or self.config.data_dir)
-        if config.dataset not in DATASETS:
+        if not is_dataset(config.dataset):
             raise ConfigError(f"{self.path / 'config.json'}: unknown dataset {config.dataset!r}")
         dataset = build.load_data(config)
         for name in [split] if split else self.data.fingerprints:
@@ -167,4 +167,6 @@ class Run:
                     "them as other data with --dataset"
                 )
         # With --init_from, images are normalized as the initial weights require.
-        return dataclasses.replace(dataset, mean=self.data.mean, std=self.data.std)
+        return dataclasses.replace(
+            dataset, mean=self.data.mean, std=self.data.std, eval_crop=self.config.eval_crop
+        )

@@ -2,24 +2,23 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 
 from commands.config import Config, differences, digest
 from commands.run import Run
-from commands.saved_config import SavedConfig
+from commands.saved_config import DataInfo, SavedConfig
 from loops.distributed.workers import Workers
 from loops.errors import RunError
 from loops.records.run import CONFIG, check_is_free, locked
 
 
-def run_directory(run_dir: str | None, requested: Config, wanted: SavedConfig) -> pathlib.Path:
+def run_directory(run_dir: str | None, requested: Config, info: DataInfo) -> pathlib.Path:
     """The directory that was asked for, or one named after the configuration."""
     if run_dir is not None:
         return pathlib.Path(run_dir).expanduser()
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in wanted.data.name)[:40]
-    return pathlib.Path("runs") / (
-        f"{requested.net}-{name}-{digest(requested, wanted.data.fingerprints)}"
-    )
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in info.name)[:40]
+    return pathlib.Path("runs") / (f"{requested.net}-{name}-{digest(requested, info.fingerprints)}")
 
 
 @contextlib.contextmanager
@@ -53,7 +52,9 @@ def _check_run(run_dir: pathlib.Path, wanted: SavedConfig) -> SavedConfig | None
             found.append(f"the data's {field.name} is {now} here and {before} in the run")
     init = (saved.init_fingerprint, wanted.init_fingerprint)
     if None not in init and init[0] != init[1]:
-        found.append("the file of --init_from has other contents than it had for the run")
+        is_run = os.path.isdir(wanted.settings.init_from)
+        what = ("run", "weights") if is_run else ("file", "contents")
+        found.append(f"the {what[0]} of --init_from has other {what[1]} than it had for the run")
     if found:
         raise RunError(
             f"{run_dir} holds a run with another configuration: {'; '.join(found)}. "

@@ -53,6 +53,22 @@ class DataInfo:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the initial weights of a run require of it, and which they are.
+
+    Attributes:
+        stem: of the net.
+        mean, std: with which images are normalized, per channel, for pixels in [0, 1].
+        fingerprint: of the weights; None if they are not there (any more), or Keras' own.
+    """
+
+    stem: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Code:
     """The code that a run was trained with from a step on.
 
@@ -75,7 +91,8 @@ class SavedConfig:
         settings: with every derived default filled in.
         data: what the data is.
         workers: number of processes that train together.
-        init_fingerprint: of the contents of the `--init_from` file, if there is one.
+        init_fingerprint: of the contents of the file of `--init_from`, or of the checkpoint of the
+            run, if there is one.
         code: what it was trained with; a later entry for each change that was allowed.
     """
 
@@ -99,7 +116,9 @@ def read_config(run_dir: pathlib.Path) -> SavedConfig:
     settings = content.get("settings")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: it has no settings; correct the file, or use another run")
-    config = convert(settings, Config, str(path))
+    earlier = {field.name: field.metadata["earlier"] for field in dataclasses.fields(Config)}
+    earlier = {name: value for name, value in earlier.items() if value is not None}
+    config = convert(earlier | settings, Config, str(path))
     for field in dataclasses.fields(Config):
         if field.metadata["derived"] and getattr(config, field.name) is None:
             raise ConfigError(f"{path}: --{field.name} has no value; correct the file")

@@ -39,6 +39,7 @@ def setting(
     names_run: bool = True,
     may_change: bool = False,
     derived: bool = False,
+    earlier: Any = None,
     path: bool = False,
     positional: bool = False,
 ) -> Any:
@@ -51,6 +52,7 @@ def setting(
         may_change: whether a resumed run may have another value.
         derived: whether None means that the value depends on the net, the data or other settings;
             a saved run always has a value.
+        earlier: of a derived setting, its value in runs that were saved before there was one.
         path: whether it is the path of a file or directory.
         positional: whether its values are the arguments of the command that are not flags.
     """
@@ -59,6 +61,7 @@ def setting(
         "names_run": names_run,
         "may_change": may_change,
         "derived": derived,
+        "earlier": earlier,
         "path": path,
         "positional": positional,
     }

@@ -15,12 +15,13 @@ from commands import pictures as drawing
 from commands.compare import compare_runs
 from commands.comparison_report import as_text
 from commands.find_learning_rate import find_learning_rate
+from commands.initial_weights import Start, find_origin, load_start
 from commands.options import TrainOptions
 from commands.output import write
-from commands.provenance import code_changes, file_fingerprint, versions
+from commands.provenance import code_changes, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
-from commands.saved_config import Code, SavedConfig, read_result, write_config
+from commands.saved_config import Code, SavedConfig, read_config, read_result, write_config
 from commands.setting import ConfigError, convert
 from commands.summary import next_steps, result_line, summary
 from loops.distributed.cluster import Cluster, find_cluster
@@ -34,7 +35,7 @@ from loops.records.checkpoint_files import saved_steps
 from loops.records.checkpoints import Checkpoints
 from loops.records.metrics_log import MetricsLog
 from loops.records.predictions import write_predictions
-from loops.records.run import PICTURES, RESULT, write_json
+from loops.records.run import CHECKPOINTS, CONFIG, PICTURES, RESULT, write_json
 from loops.records.terminal import Terminal
 from loops.schedule import Plan
 from loops.spikes import Spikes
@@ -88,12 +89,19 @@ def _train(
         terminal.line(f"waiting for {len(cluster.addresses)} workers")
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy, note = make_strategy(options.num_gpus, options.device, cluster)
-    if note:
-        terminal.line(note)
+    strategy, devices = make_strategy(
+        options.num_gpus,
+        options.device,
+        cluster,
+        precision=options.precision,
+        deterministic=options.deterministic,
+    )
+    terminal.line(f"device {devices}")
     workers = Workers(strategy, cluster)
     dataset = build.load_data(options.config)
     report_skipped(dataset.skipped, terminal)
+    if dataset.note:
+        terminal.line(f"note   {dataset.note}")
     _check_num_classes(options, dataset)
     if options.find_learning_rate:
         find_learning_rate(options, dataset, workers, terminal)
@@ -123,21 +131,28 @@ def _train_run(
     if requested.augment is not None:  # So that spaces make no other run.
         augment = data.format_augment(data.parse_augment(requested.augment))
         requested = dataclasses.replace(requested, augment=augment)
-    config = build.resolve(requested, dataset)
+    requested = dataclasses.replace(requested, freeze=tuple(sorted(set(requested.freeze))))
+    info = build.data_info(dataset)
+    run_dir = run_directory(options.run_dir, requested, info)
+    origin = find_origin(requested, run_dir)
+    if requested.augment is None and _saved_augment(run_dir) == dataset.earlier_augment:
+        requested = dataclasses.replace(requested, augment=dataset.earlier_augment)
+    config = build.resolve(requested, dataset, origin)
+    dataset = dataclasses.replace(dataset, eval_crop=config.eval_crop)
     wanted = SavedConfig(
         settings=config,
-        data=build.data_info(dataset, config),
+        data=build.normalized_for(origin, config, info),
         workers=workers.count,
-        init_fingerprint=file_fingerprint(config.init_from),
+        init_fingerprint=origin and origin.fingerprint,
     )
-    run_dir = run_directory(options.run_dir, requested, wanted)
     batches = build.train_pipeline(config, wanted.data, dataset.splits["train"], workers)
     if not workers.agree(_identity(wanted, run_dir)):
         raise RunError(
             "the workers differ in their flags, data or --run_dir; start all workers with "
             "identical flags"
         )
-    start = _initial_weights(wanted, run_dir)  # Before the directory is created.
+    # Before the directory is created.
+    start = _initial_weights(wanted, run_dir, options.allow_changes)
     with opened(run_dir, wanted, workers) as saved:
         result = None if saved is None else read_result(run_dir, tuple(METRICS))
         if result is None:
@@ -151,22 +166,30 @@ def _train_run(
     return Run.open(run_dir)
 
 
-def _initial_weights(wanted: SavedConfig, run_dir: pathlib.Path) -> tf.keras.Model | None:
-    """The Keras model with the weights of `--init_from`; None if there are none, or checkpoints."""
-    if saved_steps(run_dir / "checkpoints"):
+def _saved_augment(run_dir: pathlib.Path) -> str | None:
+    """The augmentations of the run in a directory, if there is one."""
+    return read_config(run_dir).settings.augment if (run_dir / CONFIG).exists() else None
+
+
+def _initial_weights(
+    wanted: SavedConfig, run_dir: pathlib.Path, allow_changes: bool
+) -> Start | None:
+    """What copies the weights of `--init_from`; None if there are none, or checkpoints."""
+    if saved_steps(run_dir / CHECKPOINTS):
         return None
-    return session.initial_weights(wanted.settings, wanted.data)
+    return load_start(wanted.settings, wanted.data, allow_changes=allow_changes)
 
 
 def _describe(options: TrainOptions) -> str:
     """The net's table, for images of a size."""
     nets.check_name(options.net)
     size = options.image_size or 32
+    origin = find_origin(build.with_absolute_paths(options.config))
     net = nets.build(
         options.net,
         num_classes=options.num_classes or 10,
         image_shape=(size, size, 3),
-        stem=options.stem or build.default_stem(options.config, (size, size, 3)),
+        stem=options.stem or build.default_stem((size, size, 3), origin),
         auxiliary=options.auxiliary,
     )
     return table(trace(net, (size, size, 3)))
@@ -207,7 +230,7 @@ class _Job:
         dataset: loaded.
         workers: the processes that train together.
         terminal: for messages.
-        start: a model with the initial weights, if there are any.
+        start: copies the initial weights, if there are any.
     """
 
     def __init__(
@@ -218,7 +241,7 @@ class _Job:
         dataset: data.Dataset,
         workers: Workers,
         terminal: Terminal,
-        start: tf.keras.Model | None,
+        start: Start | None,
     ):
         self.start = start
         self.config, self.info = wanted.settings, wanted.data
@@ -258,9 +281,9 @@ class _Job:
             say=terminal.line,
         )
         labels = self.dataset.splits["train"].labels
-        settings = session.step_settings(config, self.info, labels)
+        settings = session.step_settings(config, self.info, labels, state.net)
         outcome = Trainer(
-            TrainStep(strategy, state, settings, learning_rate),
+            TrainStep(strategy, state, settings, learning_rate, batches.prepare),
             plan=plan,
             batches=batches,
             splits=self._eval_splits(),

@@ -93,7 +93,7 @@ def run_answers(net: tf.keras.layers.Layer, dataset: data.Dataset, path: pathlib
         data.DataError: an image cannot be read.
         OSError: the file cannot be written.
     """
-    source = dataset.splits["test"]
+    source = dataset.evaluated("test")
 
     @tf.function(reduce_retracing=True)
     def answer(images):

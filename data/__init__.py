@@ -13,14 +13,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.augment import AUGMENTATIONS, Augmentation, format_augment, parse_augment
+from data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    default_eval_crop,
+    format_augment,
+    parse_augment,
+)
 from data.cifar import cifar10, cifar100
 from data.dataset import Dataset, split_by_class
 from data.digits import digits
 from data.folder import folder, folder_split
 from data.mnist import fashion_mnist, mnist
 from data.pipeline import EvalPipeline, InputShard, TrainPipeline
-from data.source import DataError, Relabelled, Resized, Source, Subset, printable
+from data.source import DataError, Relabelled, Resized, Source, Subset, center_cropped, printable
+from data.tfds import tfds
+from data.tfds_directory import PREFIX
 
 __all__ = [
     "AUGMENTATIONS",
@@ -32,7 +40,10 @@ __all__ = [
     "InputShard",
     "Source",
     "TrainPipeline",
+    "center_cropped",
+    "default_eval_crop",
     "format_augment",
+    "is_dataset",
     "load",
     "load_split",
     "parse_augment",
@@ -51,10 +62,16 @@ DATASETS = {
 }
 
 
+def is_dataset(name: str) -> bool:
+    """Whether there is a dataset of a name: a key of `DATASETS`, or tfds:NAME."""
+    return name in DATASETS or name.startswith(PREFIX)
+
+
 def _directory(name: str, data_dir: str | pathlib.Path | None) -> pathlib.Path | None:
     """The directory of a dataset, checked; None for that of Keras."""
-    if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}; known datasets: {', '.join(sorted(DATASETS))}")
+    if not is_dataset(name):
+        known = ", ".join(sorted(DATASETS))
+        raise DataError(f"unknown dataset {name!r}; known datasets: {known}, {PREFIX}NAME")
     if data_dir is None:
         if name == "folder":
             raise DataError("--dataset=folder needs --data_dir, a directory of train/<class>/*")
@@ -80,35 +97,29 @@ def load(
     """Loads a dataset, downloading it if necessary, and holds a validation split out of train.
 
     Args:
-        name: a key of `DATASETS`.
-        data_dir: where its files are, or are put; by default where Keras keeps datasets. The
-            dataset "folder" needs it.
-        val_fraction: of every class of train that becomes the split "val", in [0, 1). With 0 there
-            is none.
+        name: a key of `DATASETS`, or "tfds:" and the name of a prepared dataset (`data/tfds.py`).
+        data_dir: where its files are, or are put; by default where Keras, or tfds, keeps datasets.
+            The dataset "folder" needs it.
+        val_fraction: of every class of train that becomes the split "val", in [0, 1), unless the
+            dataset has a validation split of its own. With 0 there is none.
         image_size: height and width in pixels that images are scaled to; by default their own.
         channels: 3 for RGB or 1 for gray, for the dataset "folder" only; by default 3.
-        bad_images: for the dataset "folder" only: "error" refuses image files whose headers cannot
+        bad_images: for image files only: "error" refuses image files whose headers cannot
             be read, "skip" decodes every file and leaves out those that cannot be decoded.
 
     Raises:
         DataError: the name is unknown or the data cannot be used.
     """
-    directory = _directory(name, data_dir)
-    make = DATASETS[name]
-    if name == "folder":
-        make = functools.partial(
-            folder, image_size=image_size, channels=channels or 3, bad_images=bad_images
-        )
-    try:
-        dataset = make(directory)
-    except OSError as error:
-        where = f" from {directory}" if directory else ""
-        raise DataError(f"{name} cannot be read{where}: {error}") from error
-    _check(dataset)
+    dataset = _make(name, data_dir, image_size=image_size, channels=channels, bad_images=bad_images)
     splits = dict(dataset.splits)
     if image_size is not None and dataset.image_shape[:2] != (image_size, image_size):
         splits = {split: Resized(source, (image_size,) * 2) for split, source in splits.items()}
-    if val_fraction > 0:
+    note = dataset.note
+    if "val" in splits and not val_fraction:
+        del splits["val"]
+        note = f"the validation split of {dataset.name} is not used (--val_fraction=0)"
+    own_val = "val" in splits
+    if val_fraction > 0 and not own_val:
         train, val = split_by_class(splits["train"].labels, val_fraction)
         splits["train"], splits["val"] = (
             Subset(splits["train"], train),
@@ -120,7 +131,26 @@ def load(
             raise DataError(
                 f"{dataset.name} leaves no example for the {split} split; use {what}more images"
             )
-    return dataclasses.replace(dataset, splits=splits)
+    return dataclasses.replace(dataset, splits=splits, note=note, own_val=own_val)
+
+
+def _make(name: str, data_dir: str | None, **options) -> Dataset:
+    """A dataset as it is published; raises as `load`."""
+    directory = _directory(name, data_dir)
+    make = DATASETS.get(name)
+    if name.startswith(PREFIX):
+        del options["channels"]
+        make = functools.partial(tfds, name, **options)
+    elif name == "folder":
+        options["channels"] = options["channels"] or 3
+        make = functools.partial(folder, **options)
+    try:
+        dataset = make(directory)
+    except OSError as error:
+        where = f" from {directory}" if directory else ""
+        raise DataError(f"{name} cannot be read{where}: {error}") from error
+    _check(dataset)
+    return dataset
 
 
 def _check(dataset: Dataset) -> None:
@@ -168,7 +198,7 @@ def load_split(
     must have the same classes as the net.
 
     Args:
-        name: a key of `DATASETS`.
+        name: as for `load`.
         split: its name.
         class_names: the classes that the net knows, in the order of its outputs.
         image_shape: (height, width, channels) that the net takes.
@@ -195,7 +225,12 @@ def load_split(
             )
         except OSError as error:
             raise DataError(f"{name} cannot be read from {directory}: {error}") from error
-    dataset = relabel(load(name, data_dir=data_dir), class_names)
+    if name.startswith(PREFIX):
+        options = {"split": split, "image_size": height, "bad_images": bad_images}
+        dataset = tfds(name, _directory(name, data_dir), **options)
+    else:
+        dataset = load(name, data_dir=data_dir)
+    dataset = relabel(dataset, class_names)
     if split not in dataset.splits:
         raise DataError(
             f"{name} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
@@ -205,7 +240,7 @@ def load_split(
         raise DataError(f"{name} has {source.image_shape[-1]} channel(s), the net takes {channels}")
     if source.image_shape[:2] != (height, width):
         source = Resized(source, (height, width))
-    return source, ()
+    return source, dataset.skipped
 
 
 def relabel(dataset: Dataset, class_names: Sequence[str]) -> Dataset:

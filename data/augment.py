@@ -1,7 +1,6 @@
-"""The augmentations, and the text that composes them: `--augment=crop:4,flip,mixup:0.2|cutmix:1`.
+"""The augmentations, and the text that composes them.
 
-The functions on pixels draw no random numbers: draws come in as uniform numbers in [0, 1), so the
-same draws give the same pixels. Images are [batch, height, width, channels].
+parse_augment("crop:4,flip,mixup:0.2|cutmix:1")  # --augment
 """
 
 import dataclasses
@@ -9,179 +8,26 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from data.augmentation import Augmentation, Draws, accepted, number, parse
+from data.augmentation import Augmentation, SourceCrop, accepted, parse
+from data.color import ColorJitter
+from data.erasing import Cutout, RandomErasing
+from data.geometry import Crop, Flip
+from data.mixing import Cutmix, Mixup
+from data.policies import RandAugment, TrivialAugment
+from data.resized_crop import RandomResizedCrop
 from data.source import DataError
 
-MAX_PIXELS = 4096
-_ALPHA = (0.001, 1000.0)
-
-
-def crop(images: tf.Tensor, draws: tf.Tensor, padding: int) -> tf.Tensor:
-    """Shifts each image by up to `padding` pixels; the border is filled by reflection.
-
-    Pad-and-crop as in He et al. 2015, section 4.2, with reflection instead of zeros.
-
-    Args:
-        images: any dtype; `padding` must be smaller than height and width.
-        draws: float32 [batch, 2], for the vertical and the horizontal shift.
-        padding: pixels.
-    """
-    for axis in (1, 2):
-        size = images.shape[axis]
-        offsets = tf.cast(draws[:, axis - 1] * (2 * padding + 1), tf.int32) - padding
-        rows = tf.abs(tf.range(size) + offsets[:, None])
-        rows = tf.minimum(rows, 2 * (size - 1) - rows)
-        images = tf.gather(images, rows, axis=axis, batch_dims=1)
-    return images
-
-
-def flip(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Mirrors the images whose draw, float32 [batch], is below a half, left to right."""
-    return tf.where(draws[:, None, None, None] < 0.5, images[:, :, ::-1], images)
-
-
-def _boxes(draws: tf.Tensor, sides: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Masks, bool [batch, height, width, 1], of boxes with uniform centers, cut at the border.
-
-    Args:
-        draws: float32 [batch, 2], for the centers.
-        sides: float32 [batch, 2], height and width of each box in pixels.
-        size: height and width of the image in pixels.
-    """
-    inside = []
-    for axis, length in enumerate(size):
-        center = tf.floor(draws[:, axis] * length)
-        start = center - tf.floor(sides[:, axis] / 2)
-        position = tf.range(length, dtype=tf.float32)
-        after = position >= start[:, None]
-        inside.append(after & (position < (start + sides[:, axis])[:, None]))
-    rows, columns = inside
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
-
-
-def cutout(images: tf.Tensor, draws: tf.Tensor, side: int) -> tf.Tensor:
-    """Sets a square of each image to 0 (DeVries & Taylor 2017).
-
-    The center is uniform over the image, so part of the square may lie outside.
-
-    Args:
-        images: float32, normalized, so that 0 is the mean color.
-        draws: float32 [batch, 2], for the centers.
-        side: of the square, in pixels.
-    """
-    sides = tf.fill(tf.shape(draws), float(side))
-    return tf.where(_boxes(draws, sides, images.shape[1:3]), 0.0, images)
-
-
-def swap_neighbours(x: tf.Tensor) -> tf.Tensor:
-    """Swaps rows 0 and 1, 2 and 3, ...: each example's partner in mixup and cutmix.
-
-    Batches are shuffled, so neighbours are as random as any pair, and a worker with an even number
-    of rows finds the partners among its own. The batch must be even.
-    """
-    pairs = tf.reshape(x, (-1, 2, *x.shape[1:]))
-    return tf.reshape(pairs[:, ::-1], tf.shape(x))
-
-
-def mixup(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends each example with its partner (Zhang et al. 2017).
-
-    Args:
-        images: float32.
-        labels: float32 [batch, classes], one-hot or soft.
-        weights: float32 [batch], the weight of the example itself.
-    """
-    pixels, classes = weights[:, None, None, None], weights[:, None]
-    mixed = pixels * images + (1 - pixels) * swap_neighbours(images)
-    return mixed, classes * labels + (1 - classes) * swap_neighbours(labels)
-
-
-def cutmix(
-    images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, kept: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pastes a box of its partner into each image (Yun et al. 2019).
-
-    The labels are weighted by the area that is actually pasted.
-
-    Args:
-        images: float32.
-        labels: float32 [batch, classes], one-hot or soft.
-        draws: float32 [batch, 2], for the centers of the boxes.
-        kept: float32 [batch], fraction of the area that is not pasted over, unless the box
-            is cut at the border.
-    """
-    height, width = images.shape[1:3]
-    sides = tf.sqrt(1 - kept)[:, None] * tf.constant([height, width], tf.float32)
-    boxes = _boxes(draws, tf.floor(sides), (height, width))
-    weights = 1 - tf.reduce_mean(tf.cast(boxes, tf.float32), axis=(1, 2))
-    mixed = tf.where(boxes, swap_neighbours(images), images)
-    return mixed, weights * labels + (1 - weights) * swap_neighbours(labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop(Augmentation):
-    """Random shift by up to `padding` pixels, the border reflected."""
-
-    padding: int = number(0, MAX_PIXELS)
-
-    def check(self, image_shape):
-        height, width, _ = image_shape
-        if self.padding >= min(height, width):
-            raise ValueError(
-                f"padding of crop must be smaller than the images, which are {height}x{width}"
-            )
-
-    def __call__(self, images, labels, draws):
-        return crop(images, draws.uniform(2), self.padding), labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Flip(Augmentation):
-    """Mirrors half of the images left to right."""
-
-    def __call__(self, images, labels, draws):
-        return flip(images, draws.uniform()), labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Cutout(Augmentation):
-    """Sets a square with sides of `side` pixels to the mean color."""
-
-    normalized = True
-    side: int = number(0, MAX_PIXELS)
-
-    def __call__(self, images, labels, draws):
-        return cutout(images, draws.uniform(2), self.side), labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixup(Augmentation):
-    """Blends pairs of examples; the weight is drawn from Beta(alpha, alpha)."""
-
-    normalized, soft_labels, pairs = True, True, True
-    alpha: float = number(*_ALPHA)
-
-    def __call__(self, images, labels, draws):
-        return mixup(images, labels, draws.beta(self.alpha))
-
-
-@dataclasses.dataclass(frozen=True)
-class CutMix(Augmentation):
-    """Pastes boxes between pairs of examples; the area kept is drawn from Beta(alpha, alpha)."""
-
-    normalized, soft_labels, pairs = True, True, True
-    alpha: float = number(*_ALPHA)
-
-    def __call__(self, images, labels, draws):
-        return cutmix(images, labels, draws.uniform(2, name="box"), draws.beta(self.alpha))
-
-
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "random_resized_crop": RandomResizedCrop,
     "crop": Crop,
     "flip": Flip,
+    "color_jitter": ColorJitter,
+    "trivial_augment": TrivialAugment,
+    "rand_augment": RandAugment,
     "cutout": Cutout,
+    "random_erasing": RandomErasing,
     "mixup": Mixup,
-    "cutmix": CutMix,
+    "cutmix": Cutmix,
 }
 
 
@@ -194,17 +40,18 @@ class OneOf(Augmentation):
     normalized = property(lambda self: any(x.normalized for x in self.options))
     soft_labels = property(lambda self: any(x.soft_labels for x in self.options))
     pairs = property(lambda self: any(x.pairs for x in self.options))
+    pixels = property(lambda self: any(x.pixels for x in self.options))
 
     def check(self, image_shape):
         for option in self.options:
             option.check(image_shape)
 
     def __call__(self, images, labels, draws):
-        choice = tf.cast(draws.uniform() * len(self.options), tf.int32)
+        choice = tf.floor(draws.uniform() * len(self.options))
         results = [x(images, labels, draws.stream(stream_name(x))) for x in self.options]
         images, labels = results[0]
         for i, (other_images, other_labels) in enumerate(results[1:], start=1):
-            chosen = choice == i
+            chosen = choice == float(i)
             images = tf.where(chosen[:, None, None, None], other_images, images)
             labels = tf.where(_like(chosen, labels), other_labels, labels)
         return images, labels
@@ -232,7 +79,8 @@ def parse_augment(text: str) -> tuple[Augmentation, ...]:
     colons; `|` separates augmentations of which each example gets one; "none" is no augmentation.
 
     Raises:
-        DataError: a name is unknown, or a value is missing, superfluous or out of bounds.
+        DataError: a name is unknown, a value is missing, superfluous or out of bounds, or an
+            augmentation cannot be where it is.
     """
     if text.strip() == "none":
         return ()
@@ -245,7 +93,40 @@ def parse_augment(text: str) -> tuple[Augmentation, ...]:
     for part in parts:
         options = tuple(_parse_one(option.strip()) for option in part.split("|"))
         chain.append(options[0] if len(options) == 1 else OneOf(options))
+    try:
+        check_order(chain)
+    except ValueError as error:
+        raise DataError(f"--augment={text}: {error}") from None
     return tuple(chain)
+
+
+def check_order(chain: Sequence[Augmentation]) -> None:
+    """Raises ValueError if an augmentation of a chain cannot be where it is."""
+    normalized = ()
+    for i, augmentation in enumerate(chain):
+        options = augmentation.options if isinstance(augmentation, OneOf) else (augmentation,)
+        # Options of one place are all given what one of them needs.
+        normalized += tuple(stream_name(option) for option in options if option.normalized)
+        for option in options:
+            name = stream_name(option)
+            if isinstance(option, SourceCrop) and (i or len(options) > 1):
+                raise ValueError(f"{name} cuts before images are decoded; it can only be the first")
+            if option.pixels and normalized:
+                raise ValueError(f"{name} must come before {normalized[0]}")
+
+
+def source_crop(chain: Sequence[Augmentation]) -> SourceCrop | None:
+    """The augmentation of a chain that cuts before images are decoded, if any."""
+    return chain[0] if chain and isinstance(chain[0], SourceCrop) else None
+
+
+def default_eval_crop(chain: Sequence[Augmentation]) -> float:
+    """The fraction of the shorter side to evaluate on, for a net trained with a chain.
+
+    Random crops show objects larger than whole images do, and a crop of 7/8 in evaluation, as
+    Krizhevsky et al. 2012 take them, makes up for a part of it (Touvron et al. 2019).
+    """
+    return 1.0 if source_crop(chain) is None else 0.875
 
 
 def _parse_one(text: str) -> Augmentation:
@@ -283,6 +164,3 @@ def _format_one(augmentation: Augmentation) -> str:
     values = [getattr(augmentation, field.name) for field in augmentation.settings()]
     texts = [repr(value).removesuffix(".0") for value in values]
     return ":".join([stream_name(augmentation), *texts])
-
-
-__all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "OneOf", "format_augment", "parse_augment"]

@@ -13,6 +13,7 @@ A line in `AUGMENTATIONS` (`data/augment.py`) makes it available as `--augment=i
 
 import collections
 import dataclasses
+import re
 import sys
 import zlib
 from typing import Any, ClassVar
@@ -55,7 +56,9 @@ class Draws:
 
     def _stream_seed(self, name: str) -> tf.Tensor:
         key = zlib.crc32(f"{self._stream}:{name}".encode())
-        return tf.random.experimental.stateless_fold_in(self._seed, tf.constant(key, tf.int64))
+        # Kernels want seeds on the host, and each copy from a GPU waits for what it computes.
+        with tf.device("CPU:0"):
+            return tf.random.experimental.stateless_fold_in(self._seed, tf.constant(key, tf.int64))
 
     def uniform(self, *shape: int, name: str = "") -> tf.Tensor:
         """float32 [rows, *shape] in [0, 1).
@@ -114,19 +117,27 @@ class Augmentation:
         soft_labels: labels must be float32 [batch, classes], one-hot or soft; otherwise int32
             [batch] or either.
         pairs: examples 0 and 1, 2 and 3, ... are combined, so the batch must be even.
+        pixels: images must be uint8, of 1 or 3 channels, so it comes before those that are
+            `normalized`.
     """
 
     normalized: ClassVar[bool] = False
     soft_labels: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
+    pixels: ClassVar[bool] = False
 
     def __post_init__(self):
         for field in self.settings():
             value, (low, high) = getattr(self, field.name), _bounds(field)
             good = isinstance(value, int if _is_int(field) else (int, float))
             if isinstance(value, bool) or not good or not low <= value <= high:
-                name = type(self).__name__.lower()
-                raise ValueError(f"{field.name} of {name} must be {accepted(field)}, not {value!r}")
+                what = f"{field.name} of {self.name()} must be {accepted(field)}"
+                raise ValueError(f"{what}, not {value!r}")
+
+    @classmethod
+    def name(cls) -> str:
+        """The name of the class in the style of the table: random_erasing for RandomErasing."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
     def settings(cls) -> list[dataclasses.Field]:
@@ -135,6 +146,10 @@ class Augmentation:
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raises ValueError if images of that shape cannot be augmented."""
+        if self.pixels and image_shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{self.name()} needs images of 1 or 3 channels, and these have {image_shape[-1]}"
+            )
 
     def __call__(
         self, images: tf.Tensor, labels: tf.Tensor, draws: Draws
@@ -150,3 +165,26 @@ class Augmentation:
             Images and labels of the same shapes and dtypes.
         """
         raise NotImplementedError
+
+
+class SourceCrop(Augmentation):
+    """Base class of what cuts a box out of each original, before it is decoded and scaled.
+
+    It is the first of its chain, and decides by the sizes of the originals alone.
+    """
+
+    def boxes(self, sizes: tf.Tensor, draws: Draws) -> tf.Tensor:
+        """The boxes that are scaled to the size of the images.
+
+        Args:
+            sizes: int32 [batch, 2], height and width of each original in pixels, as it is shown.
+            draws: random numbers for the rows of the batch.
+
+        Returns:
+            (top, left, height, width) in pixels, float32 [batch, 4], inside the originals.
+        """
+        raise NotImplementedError
+
+    def __call__(self, images, labels, draws):
+        """Nothing: the images have been cut."""
+        return images, labels

@@ -20,11 +20,20 @@ from data.source import DataError, UndecodableError
 _BAND_PIXELS = 2**20
 
 
+def cache_directory() -> pathlib.Path:
+    """Where conversions are: `converted/` beside Keras' datasets.
+
+    Raises:
+        DataError: there is no home directory.
+    """
+    return default_data_dir(otherwise="set KERAS_HOME to a directory") / "converted"
+
+
 def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Path:
     """A PNG file of the wanted size with the image in a file, which is not turned upright.
 
-    It is in `converted/` beside Keras' datasets, under a name made of the file's real path, size
-    and modification time, and of the image size.
+    It is in `cache_directory()`, under a name made of the file's real path, size and modification
+    time, and of the image size.
 
     Args:
         path: the file.
@@ -34,7 +43,7 @@ def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Pa
         UndecodableError: the file cannot be decoded.
         DataError: the cache cannot be written.
     """
-    cache = default_data_dir(otherwise="set KERAS_HOME to a directory") / "converted"
+    cache = cache_directory()
     try:
         status = path.stat()
         key = (os.path.realpath(path), status.st_size, status.st_mtime_ns, *image_shape)

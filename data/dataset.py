@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from data.source import Source
+from data.source import Source, center_cropped
 
 
 def normalize(images: tf.Tensor, mean: Iterable[float], std: Iterable[float]) -> tf.Tensor:
@@ -30,10 +30,14 @@ class Dataset:
     Attributes:
         name: used in the names of run directories and in results.
         class_names: in the order of the labels.
-        splits: sources by name: "train", "test" and, if some examples were held out, "val".
+        splits: sources by name: "train", "test" and, if there is a validation split, "val".
         mean, std: per channel, for pixels in [0, 1]; images are normalized with them.
         augment: the default augmentations, as `parse_augment` reads them.
+        earlier_augment: what they were in an earlier version, for runs that were started then.
+        eval_crop: fraction of the shorter side of the images that a net is evaluated on.
         skipped: files that are no examples because they cannot be decoded.
+        note: what a person should know of the splits, a line.
+        own_val: whether "val" is a split of its own, and not held out of train.
     """
 
     name: str
@@ -42,19 +46,27 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str = "none"
+    earlier_augment: str | None = None
     skipped: tuple[pathlib.Path, ...] = ()
+    note: str = ""
+    own_val: bool = False
+    eval_crop: float = 1.0
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.splits["train"].image_shape
 
+    def evaluated(self, split: str) -> Source:
+        """The images of a split as a net is evaluated on them."""
+        return center_cropped(self.splits[split], self.eval_crop)
+
     def examples(self, split: str, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Some examples of a split, not augmented.
+        """Some examples of a split, as a net is evaluated on them.
 
         Returns:
             Normalized images, float32 [n, height, width, channels], and labels, int32 [n].
         """
-        source, numbers = self.splits[split], np.asarray(numbers, np.int64)
+        source, numbers = self.evaluated(split), np.asarray(numbers, np.int64)
         images = normalize(source.fetch(tf.constant(numbers)), self.mean, self.std)
         return images.numpy(), source.labels[numbers]
 
@@ -75,12 +87,12 @@ def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.
         Sorted int64 numbers of the first and of the second part.
     """
     generator = np.random.default_rng(0)
-    second = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+    is_second = np.zeros(len(labels), bool)
+    _, starts = np.unique(np.sort(labels), return_index=True)
+    for members in np.split(np.argsort(labels, kind="stable"), starts[1:]):
+        members = generator.permutation(members)
         count = round(fraction * len(members))
         if fraction > 0:
             count = min(max(count, 1), len(members) - 1)
-        second.append(members[:count])
-    second = np.sort(np.concatenate(second)) if second else np.zeros(0, np.int64)
-    return np.setdiff1d(np.arange(len(labels)), second), second
+        is_second[members[:count]] = True
+    return np.flatnonzero(~is_second), np.flatnonzero(is_second)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import pathlib
 import struct
 import threading
 import warnings
 
+import numpy as np
 from PIL import Image
 
 from data.decode import JPEG, JPEG_RATIOS, PNG
@@ -24,26 +24,60 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 _loading = threading.Lock()
 
 
+# Kinds of image files. The others are converted, as by `data/convert.py`.
+OTHER, PNG_FILE, JPEG_FILE, PROGRESSIVE = range(1, 5)  # 0 is left for "unknown".
+CONVERT = -1  # In place of the number of a decoder.
+
+
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """How a file is decoded.
+    """What the header of a file says.
 
     Attributes:
-        decoder: number of the decoder in `data/decode.py`; None if TensorFlow's decoders cannot
-            read the file, or would ignore its transparency, or need too much memory.
+        kind: `PNG_FILE`, `JPEG_FILE`, `PROGRESSIVE`, which is a JPEG file too, or `OTHER`, if
+            TensorFlow's decoders cannot read the file, or would ignore its transparency.
+        width, height: in pixels, before the image is turned upright.
         orientation: from 1 to 8, as in EXIF.
     """
 
-    decoder: int | None
+    kind: int
+    width: int
+    height: int
     orientation: int
 
+    def decoder(self, image_size: int) -> int:
+        """See `decoders`."""
+        return int(decoders(self.kind, self.width, self.height, image_size))
 
-def read_header(path: pathlib.Path, image_size: int) -> Header:
-    """Reads the header of a JPEG, PNG, GIF, WebP or BMP file, recognized by their contents.
+
+def decoders(kinds, widths, heights, image_size: int) -> np.ndarray:
+    """Numbers of the decoders in `data/decode.py` for some files.
 
     Args:
-        path: the file.
-        image_size: height and width that the image will be scaled to, in pixels.
+        kinds: integers [n], as in `Header`.
+        widths: integers [n], in pixels.
+        heights: likewise.
+        image_size: height and width that the images will be scaled to, in pixels.
+
+    Returns:
+        int32 [n]; `CONVERT` where no decoder can read the file, or needs too much memory.
+    """
+    kinds = np.asarray(kinds)
+    pixels = np.multiply(widths, heights, dtype=np.int64)
+    found = np.where((kinds == PNG_FILE) & (pixels <= MAX_PIXELS), PNG, CONVERT)
+    for ratio in JPEG_RATIOS:
+        # To twice the wanted size at least, as Pillow does it.
+        fits = (np.minimum(widths, heights) // (2 * image_size) >= ratio) | (ratio == 1)
+        is_jpeg = (kinds == JPEG_FILE) | (kinds == PROGRESSIVE)
+        # A progressive file has to be decoded in full before it can be reduced.
+        decoded = np.where(kinds == PROGRESSIVE, pixels, pixels // ratio**2)
+        decoder = np.where(decoded <= MAX_PIXELS, JPEG[ratio], CONVERT)
+        found = np.where(is_jpeg & fits, decoder, found)
+    return found.astype(np.int32)
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Reads the header of a JPEG, PNG, GIF, WebP or BMP file, recognized by their contents.
 
     Raises:
         UndecodableError: the file cannot be read, is none of these, or has more than twice the
@@ -51,7 +85,7 @@ def read_header(path: pathlib.Path, image_size: int) -> Header:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return Header(_decoder(image, image_size), _orientation(image))
+            return Header(_kind(image), *image.size, _orientation(image))
     except Exception as error:  # Damaged files make Pillow raise nearly anything.
         raise UndecodableError(str(path), reason(error)) from error
 
@@ -65,19 +99,13 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _decoder(image: Image.Image, image_size: int) -> int | None:
-    width, height = image.size
+def _kind(image: Image.Image) -> int:
     if image.format == "PNG":
-        simple = not image.has_transparency_data and width * height <= MAX_PIXELS
-        return PNG if simple else None
+        return OTHER if image.has_transparency_data else PNG_FILE
     # MPO is a JPEG file with several images, as some cameras write it.
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
-        return None
-    # To twice the wanted size at least, as Pillow does it.
-    ratio = max(r for r in JPEG_RATIOS if r == 1 or min(width, height) // (2 * image_size) >= r)
-    # A progressive file has to be decoded in full before it can be reduced.
-    pixels = width * height // (1 if "progressive" in image.info else ratio**2)
-    return JPEG[ratio] if pixels <= MAX_PIXELS else None
+        return OTHER
+    return PROGRESSIVE if "progressive" in image.info else JPEG_FILE
 
 
 def _orientation(image: Image.Image) -> int:

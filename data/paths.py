@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from data.folder import SUFFIXES
+from data.listing import SUFFIXES
 from data.source import DataError
 
 STANDARD_INPUT = "-"

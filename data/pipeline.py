@@ -1,11 +1,15 @@
 """From a source to batches, as `tf.data`: `batch = f(seed, step)`.
 
     pipeline = TrainPipeline(source, global_batch_size=128, seed=0, ...)
-    batches = pipeline.batches(start_step=1200, stop_step=9600)
+    batches = pipeline.batches(start_step=1200)
 
-Which examples a batch has, and what is drawn for them, is computed from the seed and the number of
-the step. Nothing is shuffled in a buffer and no iterator is saved: to resume at step 1,200 is to
-start counting there.
+Which examples a batch has (`data/order.py`), and what is drawn for them, is computed from the seed
+and the number of the step. Nothing is shuffled in a buffer and no iterator is saved: to resume at
+step 1,200 is to start counting there.
+
+Each replica has an element of its own in every batch, made by one call, so that no machine holds a
+global batch in one piece. The elements go on without an end, since the workers that share a dataset
+with an end ask each other at every step whether it is reached.
 
 The pipeline consists of TensorFlow operations only. A Python function in it would need Python's
 lock, which the main thread may hold while it waits for the pipeline to end.
@@ -13,97 +17,19 @@ lock, which the main thread may hold while it waits for the pipeline to end.
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from data.augment import format_augment, stream_name
+from data.augment import check_order, format_augment, source_crop, stream_name
 from data.augmentation import Augmentation, Draws
 from data.dataset import normalize
+from data.order import balanced_numbers, example_numbers
 from data.source import DataError, Source, UndecodableError, on_host, without_tuning
 
-_SHUFFLE_KEY = 1729  # Any number but 0, which makes a weak key.
-_SHUFFLE_ROUNDS = 24
-_PREFETCHED = 2  # Batches.
-
-
-def example_numbers(
-    step: tf.Tensor, rows: tf.Tensor, *, size: int, global_batch_size: int, seed: int
-) -> tf.Tensor:
-    """Numbers of the examples in some rows of a batch.
-
-    Epochs follow each other without a gap: place `p = step * global_batch_size + row` is in epoch
-    `p // size`, and every epoch is a permutation of its own.
-
-    Args:
-        step: int64 scalar, from 0.
-        rows: int64 [n], rows of the global batch.
-        size: examples in the source.
-        global_batch_size: rows in a whole batch.
-        seed: of the run.
-
-    Returns:
-        int64 [n], each in [0, size).
-    """
-    places = step * global_batch_size + rows
-    return _shuffled(
-        places % size, places * 0 + size, key=_SHUFFLE_KEY, seed=seed, n=places // size
-    )
-
-
-def balanced_numbers(
-    step: tf.Tensor, rows: tf.Tensor, *, labels: np.ndarray, global_batch_size: int, seed: int
-) -> tf.Tensor:
-    """As `example_numbers`, with equally many examples of every class in each epoch.
-
-    An epoch has as many places as there are examples, divided among the classes as evenly as
-    possible, in random order. Each class goes through permutations of its examples, one after the
-    other, from epoch to epoch: at the end of an epoch, all examples of a class have been taken
-    equally often, or some of them once more.
-
-    Args:
-        step: int64 scalar, from 0.
-        rows: int64 [n], rows of the global batch.
-        labels: int32 [size], the class of each example. Classes without examples are left out.
-        global_batch_size: rows in a whole batch.
-        seed: of the run.
-
-    Returns:
-        int64 [n], each in [0, size).
-    """
-    size = len(labels)
-    by_class = tf.constant(np.argsort(labels, kind="stable"), tf.int64)
-    _, starts, counts = (
-        tf.constant(x, tf.int64)
-        for x in np.unique(np.sort(labels), return_index=True, return_counts=True)
-    )
-    classes = counts.shape[0]
-    epochs = (step * global_batch_size + rows) // size
-    place = example_numbers(step, rows, size=size, global_batch_size=global_batch_size, seed=seed)
-    chosen, count = place % classes, tf.gather(counts, place % classes)
-    # How many places the class has in an epoch, and so which of all its places this is.
-    share = size // classes + tf.cast(chosen < size % classes, tf.int64)
-    turn = epochs * share + place // classes
-    # A key of its own for each class.
-    within = _shuffled(
-        turn % count, count, key=_SHUFFLE_KEY + 1 + chosen, seed=seed, n=turn // count
-    )
-    return tf.gather(by_class, tf.gather(starts, chosen) + within)
-
-
-def _shuffled(index, size, *, key, seed, n) -> tf.Tensor:
-    """The places of the indices, int64 [m], in the `n`-th permutation of `size` elements."""
-    zeros = index * 0
-    # The raw operation, since tf.random.experimental.index_shuffle takes no matrix of seeds and
-    # fixes the rounds of its cipher at 4. At 4, the orders of two epochs of 45,000 examples
-    # correlate with 0.67; from 8 on they do not.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=index,
-        seed=tf.stack([zeros + key, zeros + seed, n], axis=1),
-        max_index=size - 1,
-        rounds=_SHUFFLE_ROUNDS,
-    )
+_PREFETCHED = 2  # Elements for each replica.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +65,6 @@ class InputShard:
         return mine.transpose(1, 0, 2).reshape(self.here, -1)
 
 
-def _deal(dataset: tf.data.Dataset, rows: np.ndarray) -> tf.data.Dataset:
-    """Turns batches of the sorted rows of `rows` into an element for each replica."""
-    places = np.argsort(np.argsort(rows.reshape(-1))).reshape(rows.shape)
-    if len(places) > 1:
-        dataset = dataset.map(lambda *batch: tuple(tf.gather(x, places) for x in batch)).unbatch()
-    return dataset.prefetch(_PREFETCHED * len(places)).with_options(without_tuning())
-
-
 class TrainPipeline:
     """The training batches of a run.
 
@@ -162,6 +80,9 @@ class TrainPipeline:
         balanced: take equally many examples of every class (see `balanced_numbers`).
         shard: the replicas that are fed. Each gets an element of every batch, in turn. Only
             examples that are needed here are read.
+        on_device: leave augmentation and normalization to `prepare`, to be called on the replica's
+            device. An image then travels in a quarter of the bytes. By default the pipeline does
+            both, and `prepare` nothing. The batches are the same.
 
     Raises:
         DataError: a setting does not suit the images or the batch.
@@ -179,6 +100,7 @@ class TrainPipeline:
         num_classes: int,
         balanced: bool = False,
         shard: InputShard = InputShard(),
+        on_device: bool = False,
     ):
         self.source = source
         self.global_batch_size = global_batch_size
@@ -187,46 +109,67 @@ class TrainPipeline:
         self.mean, self.std = tuple(mean), tuple(std)
         self.num_classes = num_classes
         self.balanced = balanced
-        for augmentation in self.augmentations:
-            try:
+        self.on_device = on_device
+        try:
+            check_order(self.augmentations)
+            for augmentation in self.augmentations:
                 augmentation.check(source.image_shape)
-            except ValueError as error:
-                text = format_augment(self.augmentations)
-                raise DataError(f"--augment={text}: {error}") from error
-        self._by_replica = shard.rows(global_batch_size)
-        self._rows = np.sort(self._by_replica.reshape(-1))
+        except ValueError as error:
+            text = format_augment(self.augmentations)
+            raise DataError(f"--augment={text}: {error}") from error
+        self._rows = shard.rows(global_batch_size)
         if any(augmentation.pairs for augmentation in self.augmentations):
-            _check_pairs(self._rows, global_batch_size)
+            _check_pairs(global_batch_size, shard)
         self._labels = on_host(source.labels)
         self._single = _single(source)
 
-    def batches(self, start_step: int, stop_step: int) -> tf.data.Dataset:
-        """The batches of the steps from `start_step` up to, not including, `stop_step`.
+    def batches(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
+        """The batches from `start_step` on, without an end, or those before `stop_step`.
+
+        Each replica that is fed here has an element of a batch, in turn.
 
         Returns:
-            Dataset of (images, labels): images float32 [n, height, width, channels] with
-            n = global_batch_size / replicas; labels int32 [n], or float32 [n, num_classes] if an
-            augmentation needs soft labels.
+            Dataset of what `prepare` takes: (images, labels) as it returns them; with `on_device`,
+            (images, labels, step, rows) with images uint8 [n, height, width, channels], labels
+            int32 [n], the number of the step, an int64 scalar, and the rows of the global batch,
+            int64 [n]. n is global_batch_size / replicas.
         """
-        steps = tf.data.Dataset.range(start_step, stop_step)
-        batches = steps.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return _deal(batches, self._by_replica)
+        here = len(self._rows)
+        numbers = tf.data.Dataset.counter(start_step * here)
+        if stop_step is not None:
+            numbers = numbers.take((stop_step - start_step) * here)
+        return _prefetched(_map(numbers, self._element), here)
 
-    def _numbers(self, step: tf.Tensor, rows: np.ndarray) -> tf.Tensor:
-        rows, labels = tf.constant(rows, tf.int64), self.source.labels
-        settings = {"global_batch_size": self.global_batch_size, "seed": self.seed}
-        if self.balanced:
-            return balanced_numbers(step, rows, labels=labels, **settings)
-        return example_numbers(step, rows, size=len(labels), **settings)
+    def prepare(self, *element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What is to be done with an element of `batches` on the device of its replica.
 
-    def _batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = _fetch(self.source, self._labels, self._numbers(step, self._rows))
-        seed = tf.constant([self.seed, 0], tf.int64)
-        draws = Draws(
-            tf.random.experimental.stateless_fold_in(seed, step),
-            tf.constant(self._rows, tf.int64),
-            self.global_batch_size,
-        )
+        Returns:
+            images: float32 [n, height, width, channels], augmented and normalized.
+            labels: int32 [n], or float32 [n, num_classes] if an augmentation needs soft labels.
+        """
+        return self._augment(*element) if self.on_device else element
+
+    def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        step, rows = _place(number, self._rows)
+        numbers, boxes = self._numbers(step, rows), None
+        crop = source_crop(self.augmentations)
+        if crop is not None:
+            stream = self._draws(step, rows).stream(stream_name(crop))
+            boxes = crop.boxes(self.source.sizes(numbers), stream)
+        images, labels = _fetch(self.source, self._labels, numbers, boxes)
+        element = images, labels, step, rows
+        return element if self.on_device else self._augment(*element)
+
+    def _draws(self, step: tf.Tensor, rows: tf.Tensor) -> Draws:
+        """The random numbers of some rows of a batch."""
+        with tf.device("CPU:0"):  # See `Draws`.
+            seed = tf.constant([self.seed, 0], tf.int64)
+            step_seed = tf.random.experimental.stateless_fold_in(seed, step)
+        return Draws(step_seed, rows, self.global_batch_size)
+
+    def _augment(self, images, labels, step, rows) -> tuple[tf.Tensor, tf.Tensor]:
+        """Augments and normalizes; a pure function, as described for `batches` and `prepare`."""
+        draws = self._draws(step, rows)
         if any(augmentation.soft_labels for augmentation in self.augmentations):
             labels = tf.one_hot(labels, self.num_classes)
         normalized = False
@@ -237,6 +180,18 @@ class TrainPipeline:
             images, labels = augmentation(images, labels, stream)
         return images if normalized else normalize(images, self.mean, self.std), labels
 
+    def _numbers(self, step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        labels = self.source.labels
+        settings = {"global_batch_size": self.global_batch_size, "seed": self.seed}
+        if self.balanced:
+            return balanced_numbers(step, rows, labels=labels, **settings)
+        return example_numbers(step, rows, size=len(labels), **settings)
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Numbers in the source of the examples in the global batch of a step, int64 [rows]."""
+        rows = tf.range(self.global_batch_size, dtype=tf.int64)
+        return self._numbers(tf.constant(step, tf.int64), rows).numpy()
+
     def find_fault(self, step: int) -> DataError | None:
         """Names the first example in the global batch of a step that cannot be decoded, if any.
 
@@ -244,23 +199,20 @@ class TrainPipeline:
         """
         return _find_fault(self.source, self._single, self.numbers(step))
 
-    def numbers(self, step: int) -> np.ndarray:
-        """Numbers in the source of the examples in the global batch of a step, int64 [rows]."""
-        rows = np.arange(self.global_batch_size)
-        return self._numbers(tf.constant(step, tf.int64), rows).numpy()
 
-
-def _check_pairs(rows: np.ndarray, global_batch_size: int) -> None:
-    """Rows 0 and 1, 2 and 3, ... must be here together."""
-    if global_batch_size % 2:
-        raise DataError(
-            f"mixup and cutmix combine pairs of examples: batch_size={global_batch_size} is odd"
+def _check_pairs(global_batch_size: int, shard: InputShard) -> None:
+    """Rows 0 and 1, 2 and 3, ... of a microbatch must be on the same replica."""
+    slices = shard.replicas * shard.microbatches
+    size = global_batch_size // slices
+    if size % 2 == 0:
+        return
+    problem = f"batch_size={global_batch_size} is odd"
+    if slices > 1:
+        problem = (
+            f"with batch_size={global_batch_size}, a replica has {size} of a microbatch; use a "
+            f"multiple of {2 * slices}"
         )
-    if len(rows) % 2 or np.any(rows[1::2] != rows[::2] + 1):
-        raise DataError(
-            "mixup and cutmix combine pairs of examples: a worker's part of each microbatch must "
-            "be even; use a larger --batch_size"
-        )
+    raise DataError(f"mixup and cutmix combine pairs of examples: {problem}")
 
 
 class EvalPipeline:
@@ -274,6 +226,7 @@ class EvalPipeline:
         mean: per channel, for pixels in [0, 1].
         std: likewise.
         shard: the replicas that are fed. Each gets an element of every batch, in turn.
+        on_device: leave normalization to `prepare`, as in `TrainPipeline`.
 
     Raises:
         DataError: the batch size is not divisible.
@@ -287,12 +240,13 @@ class EvalPipeline:
         mean: Iterable[float],
         std: Iterable[float],
         shard: InputShard = InputShard(),
+        on_device: bool = False,
     ):
         self.source = source
         self.global_batch_size = global_batch_size
         self.mean, self.std = tuple(mean), tuple(std)
-        self._by_replica = shard.rows(global_batch_size)
-        self._rows = np.sort(self._by_replica.reshape(-1))
+        self.on_device = on_device
+        self._rows = shard.rows(global_batch_size)
         self._labels = on_host(source.labels)
         self._single = _single(source)
 
@@ -301,23 +255,37 @@ class EvalPipeline:
         """Number of examples."""
         return len(self.source.labels)
 
+    @property
+    def num_batches(self) -> int:
+        """Number of batches that contain them."""
+        return math.ceil(self.size / self.global_batch_size)
+
     def batches(self) -> tf.data.Dataset:
-        """All batches.
+        """All batches, and behind them, without an end, batches in which no example counts.
 
         Returns:
-            Dataset of (images, labels, mask): images float32 [n, height, width, channels], labels
-            int32 [n], and mask float32 [n], 1 where the example counts and 0 where it fills up.
+            Dataset of (images, labels, mask): images as `prepare` takes them, float32 [n, height,
+            width, channels], or uint8 with `on_device`; labels int32 [n]; and mask float32 [n], 1
+            where the example counts and 0 where it fills up.
         """
-        numbers = tf.data.Dataset.range(math.ceil(self.size / self.global_batch_size))
-        batches = numbers.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return _deal(batches, self._by_replica)
+        here, n = self._rows.shape
+        batches = _map(tf.data.Dataset.range(self.num_batches * here), self._element)
+        empty = (tf.zeros((n, *x.shape[1:]), x.dtype) for x in batches.element_spec)
+        behind = tf.data.Dataset.from_tensors(tuple(empty)).repeat()
+        return _prefetched(batches.concatenate(behind), here)
 
-    def _batch(self, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        places = number * self.global_batch_size + tf.constant(self._rows, tf.int64)
+    def prepare(self, images: tf.Tensor) -> tf.Tensor:
+        """Images of `batches` as float32, normalized."""
+        return normalize(images, self.mean, self.std) if self.on_device else images
+
+    def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        batch, rows = _place(number, self._rows)
+        places = batch * self.global_batch_size + rows
         numbers = tf.minimum(places, self.size - 1)
         images, labels = _fetch(self.source, self._labels, numbers)
         mask = tf.cast(places < self.size, tf.float32)
-        return normalize(images, self.mean, self.std), labels, mask
+        images = images if self.on_device else normalize(images, self.mean, self.std)
+        return images, labels, mask
 
     def find_fault(self, batch_number: int) -> DataError | None:
         """As that of `TrainPipeline`, for the batch of that number, from 0."""
@@ -326,9 +294,43 @@ class EvalPipeline:
         return _find_fault(self.source, self._single, np.arange(start, stop))
 
 
-def _fetch(source: Source, labels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images, uint8, and labels, int32, of the numbers, int64 [n]."""
-    images = tf.ensure_shape(source.fetch(numbers), (*numbers.shape, *source.image_shape))
+def _place(number: tf.Tensor, rows: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """The number of the batch, and the rows in it, of an element.
+
+    Args:
+        number: of the element, int64 scalar, from 0.
+        rows: int64 [here, n], those of each replica that is fed here.
+
+    Returns:
+        int64 scalar, and int64 [n].
+    """
+    here = len(rows)
+    return number // here, tf.gather(tf.constant(rows, tf.int64), number % here)
+
+
+def _map(numbers: tf.data.Dataset, element) -> tf.data.Dataset:
+    """`element` of each number, in order, as many at a time as there are CPU cores."""
+    # tf.data.AUTOTUNE without tuning would be 16 at most.
+    return numbers.map(element, num_parallel_calls=_cores(), deterministic=True)
+
+
+def _cores() -> int:
+    """The number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _prefetched(elements: tf.data.Dataset, here: int) -> tf.data.Dataset:
+    return elements.prefetch(_PREFETCHED * here).with_options(without_tuning())
+
+
+def _fetch(
+    source: Source, labels: tf.Tensor, numbers: tf.Tensor, boxes: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images, uint8, and labels, int32, of the numbers, int64 [n]; see `Source.fetch`."""
+    images = source.fetch(numbers) if boxes is None else source.fetch(numbers, boxes)
+    images = tf.ensure_shape(images, (*numbers.shape, *source.image_shape))
     return images, tf.gather(labels, numbers)
 
 

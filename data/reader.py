@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
+from data.boxes import middle
 from data.convert import decode_with_pillow
 from data.decode import decode, upright
-from data.headers import read_header, reason
+from data.headers import CONVERT, read_header, reason
+from data.resampling import scale_box
 from data.source import DataError, UndecodableError
 
 # More than there are CPUs would decode no faster, and need more memory.
@@ -36,24 +38,37 @@ class ImageReader:
 
     Args:
         image_shape: (size, size, channels); 3 channels for RGB, 1 for gray.
+        eval_crop: fraction of the shorter side that is read: the middle.
 
     Raises:
         DataError: images of that shape cannot be read.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]):
+    def __init__(self, image_shape: tuple[int, int, int], eval_crop: float = 1.0):
         height, width, channels = image_shape
         if height != width:
             raise DataError(f"image files are cut to squares, and the net takes {height}x{width}")
         if channels not in (1, 3):
             raise DataError(f"image files are RGB or gray, and the net takes {channels} channels")
         self.image_shape = tuple(image_shape)
+        self.eval_crop = eval_crop
         self._one_by_one = threading.Lock()
         integer = tf.TensorSpec([], tf.int32)
         self._decode = tf.function(
-            lambda path, decoder, orientation: decode(path, decoder, orientation, self.image_shape),
-            input_signature=[tf.TensorSpec([], tf.string), integer, integer],
+            lambda path, decoder, orientation, size: decode(
+                path, decoder, orientation, self.image_shape, self._box(size)
+            ),
+            input_signature=[
+                *(tf.TensorSpec([], tf.string), integer, integer),
+                tf.TensorSpec([2], tf.float32),
+            ],
         )
+
+    def _box(self, size: tf.Tensor) -> tf.Tensor | None:
+        """The part of an upright image of some height and width, float32 [2]; None for `fit`."""
+        if self.eval_crop == 1:
+            return None
+        return middle(size[None], self.image_shape[:2], self.eval_crop)[0]
 
     def read(self, path: str) -> np.ndarray:
         """The image in a file, uint8 of `image_shape`.
@@ -65,14 +80,17 @@ class ImageReader:
             # Opening a pipe would block forever.
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise DataError(f"{path} cannot be read: it is not a regular file")
-            header = read_header(pathlib.Path(path), self.image_shape[0])
+            header = read_header(pathlib.Path(path))
+            decoder = header.decoder(self.image_shape[0])
             with tf.device("CPU:0"):
-                if header.decoder is None:
+                if decoder == CONVERT:
                     return self._convert(path, header.orientation)
                 directory, name = os.path.split(path)
                 # TensorFlow resolves ".." by text alone, and takes "name://" for a file system.
                 absolute = os.fsencode(os.path.join(os.path.realpath(directory), name))
-                return self._decode(absolute, header.decoder, header.orientation).numpy()
+                size = (header.height, header.width)
+                size = size[::-1] if header.orientation > 4 else size
+                return self._decode(absolute, decoder, header.orientation, size).numpy()
         except UndecodableError as error:
             why = reason(error.__cause__)
         except tf.errors.ResourceExhaustedError:
@@ -95,6 +113,9 @@ class ImageReader:
         with self._one_by_one:  # To bound the memory.
             image = decode_with_pillow(pathlib.Path(path), self.image_shape)
         pixels = tf.reshape(np.asarray(image), self.image_shape)
+        if self.eval_crop != 1:  # As of a file that has been converted for a dataset.
+            size = self.image_shape[:2]
+            pixels = scale_box(pixels, self._box(tf.constant(size, tf.float32)), size)
         return upright(pixels, tf.constant(orientation)).numpy()
 
     def batches(

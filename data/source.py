@@ -12,6 +12,9 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from data.boxes import middle
+from data.resampling import scale_boxes
+
 
 class DataError(ValueError):
     """The data cannot be used. The message is one line: what is wrong and what would be accepted.
@@ -57,12 +60,21 @@ class Source(Protocol):
     labels: np.ndarray
     image_shape: tuple[int, int, int]
 
-    def fetch(self, numbers: tf.Tensor) -> tf.Tensor:
+    def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
         """Images uint8 [n, *image_shape] for numbers int64 [n]; any order, repeats allowed.
 
         Made of TensorFlow operations only, for `tf.data` and for eager use. An image that cannot be
         read raises `tf.errors.OpError`.
+
+        Args:
+            numbers: of the examples.
+            boxes: float32 [n, 4], the part of each original that is scaled to the size of the
+                images: (top, left, height, width) in pixels, as it is shown, inside of `sizes`. By
+                default the whole, or of image files the largest square in the middle.
         """
+
+    def sizes(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Height and width of the originals in pixels, int32 [n, 2], for numbers int64 [n]."""
 
     def fingerprint(self) -> int:
         """A number that changes when the examples do."""
@@ -98,9 +110,13 @@ class ArraySource:
         self.labels = np.asarray(labels, np.int32)
         self.image_shape = tuple(images.shape[1:])
 
-    def fetch(self, numbers: tf.Tensor) -> tf.Tensor:
+    def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
         with tf.device("CPU:0"):
-            return tf.gather(self.images, numbers)
+            images = tf.gather(self.images, numbers)
+            return images if boxes is None else scale_boxes(images, boxes, self.image_shape[:2])
+
+    def sizes(self, numbers: tf.Tensor) -> tf.Tensor:
+        return _equal_sizes(self.image_shape, numbers)
 
     def fingerprint(self) -> int:
         checksum = 0
@@ -127,9 +143,13 @@ class Subset:
         self.image_shape = source.image_shape
         self._indices = on_host(self.indices)
 
-    def fetch(self, numbers: tf.Tensor) -> tf.Tensor:
+    def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
         with tf.device("CPU:0"):
-            return self.source.fetch(tf.gather(self._indices, numbers))
+            return self.source.fetch(tf.gather(self._indices, numbers), boxes)
+
+    def sizes(self, numbers: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            return self.source.sizes(tf.gather(self._indices, numbers))
 
     def fingerprint(self) -> int:
         return zlib.crc32(self.indices.tobytes(), self.source.fingerprint())
@@ -150,6 +170,7 @@ class Relabelled:
         self.labels = np.asarray(numbers, np.int32)[source.labels]
         self.image_shape = source.image_shape
         self.fetch = source.fetch
+        self.sizes = source.sizes
         self.fingerprint = source.fingerprint
         self.describe = source.describe
 
@@ -169,11 +190,53 @@ class Resized:
         self.fingerprint = source.fingerprint
         self.describe = source.describe
 
-    def fetch(self, numbers: tf.Tensor) -> tf.Tensor:
+    def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
         with tf.device("CPU:0"):
-            images = self.source.fetch(numbers)
-            resized = tf.image.resize(images, self.image_shape[:2], antialias=True)
+            images, size = self.source.fetch(numbers), self.image_shape[:2]
+            if boxes is not None:
+                return scale_boxes(images, boxes, size)
+            resized = tf.image.resize(images, size, antialias=True)
             return tf.cast(tf.round(resized), tf.uint8)
+
+    def sizes(self, numbers: tf.Tensor) -> tf.Tensor:
+        return _equal_sizes(self.source.image_shape, numbers)
+
+
+class CenterCropped:
+    """The middle of the images of another source.
+
+    Args:
+        source: the examples. A box that is asked for is one of its originals.
+        fraction: of the height and width of the largest part in the middle that has the aspect
+            ratio of the images, in (0, 1].
+    """
+
+    def __init__(self, source: Source, fraction: float):
+        self.source = source
+        self.fraction = fraction
+        self.labels = source.labels
+        self.image_shape = source.image_shape
+        self.sizes = source.sizes
+        self.fingerprint = source.fingerprint
+        self.describe = source.describe
+
+    def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            if boxes is None:
+                sizes = tf.cast(self.sizes(numbers), tf.float32)
+                boxes = middle(sizes, self.image_shape[:2], self.fraction)
+            return self.source.fetch(numbers, boxes)
+
+
+def center_cropped(source: Source, fraction: float) -> Source:
+    """The middle of the images of a source (see `CenterCropped`); itself if that is all of them."""
+    return source if fraction == 1 else CenterCropped(source, fraction)
+
+
+def _equal_sizes(image_shape: tuple[int, int, int], numbers: tf.Tensor) -> tf.Tensor:
+    """The sizes of originals that all have one shape."""
+    with tf.device("CPU:0"):
+        return tf.tile(tf.constant([image_shape[:2]], tf.int32), (tf.shape(numbers)[0], 1))
 
 
 def without_tuning() -> tf.data.Options:

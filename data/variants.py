@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from data.augment import crop
+from data.geometry import crop
 
 
 def _flip(images: tf.Tensor) -> list[tf.Tensor]:

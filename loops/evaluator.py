@@ -43,6 +43,7 @@ class Evaluator:
         strategy: whose replicas share each batch.
         net: the net, built in the strategy's scope.
         loss: a key of `loops.losses.LOSSES`.
+        prepare: makes what the net takes from the images of a batch (see `loops.inputs`).
     """
 
     def __init__(
@@ -50,10 +51,13 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         net: tf.keras.layers.Layer,
         loss: str = "cross_entropy",
+        *,
+        prepare: Callable[[tf.Tensor], tf.Tensor] = lambda images: images,
     ):
         self._strategy = strategy
         self._net = net
         self._loss = functools.partial(losses_per_example, loss)
+        self._prepare = prepare
 
     def scores(self, split: EvalInput, *, after_batch: Callable[[], None] = lambda: None) -> Scores:
         """Scores the net on a split.
@@ -66,24 +70,18 @@ class Evaluator:
             RuntimeError: another number of examples was seen.
             Exception: whatever `split.find_fault` gives, where a batch cannot be made.
         """
-        dataset = split.batches()
-        batches = iterate(self._strategy, dataset)
-        sums, parts, number = None, [], 0
-        while True:
+        batches = iterate(self._strategy, split.batches())
+        sums, parts = None, []
+        for number in range(split.num_batches):
             try:
-                batch = next(batches, None)
-                new = None if batch is None else self._score(*batch)
+                new, predictions = self._score(*next(batches))
             except tf.errors.OpError as error:
                 fault = split.find_fault(number)
                 if fault is None:
                     raise
                 raise fault from error
-            if new is None:
-                break
-            new, predictions = new
             sums = new if sums is None else {name: sums[name] + new[name] for name in sums}
             parts.append(predictions)
-            number += 1
             after_batch()
         predictions = Predictions(
             **{
@@ -120,7 +118,7 @@ class Evaluator:
 
     def _replica_score(self, images, labels, mask):
         """Sums over the examples that count, float64, and the predictions for all of them."""
-        logits = self._net(images, training=False)
+        logits = self._net(self._prepare(images), training=False)
         classes = logits.shape[-1]
         losses = self._loss(soft_targets(labels, classes), logits)
         values = {"loss": losses[:, None], **values_per_example(labels, logits)}

@@ -32,17 +32,19 @@ class Histograms(Hook):
         self._every = every
 
     @tf.function
-    def _activations(self, strategy, net, images) -> dict[str, tf.Tensor]:
+    def _activations(self, step, net, batch) -> dict[str, tf.Tensor]:
         """Outputs of each stage for the images of one replica."""
+        strategy = step.strategy
 
-        def outputs(images):
+        def outputs(*element):
             if not getattr(net, "stage_names", ()):
                 return {}
+            images, _ = step.prepare(*element)
             images = tf.cast(images, net.compute_dtype)  # As Keras does when a net is called.
             return dict(net.run_stages(images, training=False))
 
         # In a replica's context, so that BatchNorm's statistics are read without all replicas.
-        found = strategy.run(outputs, args=(images,))
+        found = strategy.run(outputs, args=batch)
         return {stage: strategy.experimental_local_results(x)[0] for stage, x in found.items()}
 
     def next_step(self, step: int) -> int:
@@ -53,11 +55,10 @@ class Histograms(Hook):
         left_out = int(trainer.state.guard["batches_left_out"].numpy())
         # This batch can be decoded, as the next one may not be.
         dataset = trainer.batches.batches(step - 1 + left_out, step + left_out)
-        strategy = trainer.train_step.strategy
-        (batch,) = iterate(strategy, dataset)
+        (batch,) = iterate(trainer.train_step.strategy, dataset)
         # With all workers.
         gradients = trainer.train_step.inspect(batch).gradients
-        activations = self._activations(strategy, net, batch[0])
+        activations = self._activations(trainer.train_step, net, batch)
         if self._writer is None:
             return
         found = {

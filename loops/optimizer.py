@@ -7,11 +7,11 @@ To add an optimizer, add a line to `OPTIMIZERS`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from loops.variables import named_variables, nest, tensor_variable
+from loops.variables import named_variables, nest
 
 _keras = tf.keras.optimizers
 
@@ -129,35 +129,35 @@ def is_decayed(variable) -> bool:
 
 
 def apply_update(
-    strategy: tf.distribute.Strategy,
     optimizer: tf.keras.optimizers.Optimizer,
     variables,
     gradients,
     *,
     weight_decay: float,
     decoupled: bool,
+    multipliers: Sequence[float] | None = None,
 ) -> None:
-    """Updates the weights and slots once. Call it in cross-replica context.
+    """Updates the weights and slots on one device once.
+
+    Call it on each device, inside `tf.distribute.StrategyExtended.update`.
 
     Args:
-        strategy: whose replicas hold the variables.
         optimizer: from `make_optimizer`.
         variables: trainable variables of the net.
-        gradients: one for each variable, summed over the replicas, on every replica.
+        gradients: one for each variable, summed over the replicas.
         weight_decay: for the variables of `is_decayed`.
         decoupled: see `OptimizerChoice`.
+        multipliers: of the learning rate, one for each variable; None for 1. Decoupled decay uses
+            the multiplied rate too.
     """
-    learning_rate = optimizer.learning_rate
-
-    def update(variable, gradient, decay):
+    if multipliers is None:
+        multipliers = [1.0] * len(variables)
+    rate = optimizer.learning_rate
+    for variable, gradient, multiplier in zip(variables, gradients, multipliers, strict=True):
+        learning_rate = rate if multiplier == 1 else rate * multiplier
+        decay = weight_decay if is_decayed(variable) else 0.0
         if decay and decoupled:
             variable.assign_sub(variable * (decay * learning_rate))
         elif decay:
             gradient += decay * variable
         optimizer.update_step(gradient, variable, learning_rate)
-
-    for variable, gradient in zip(variables, gradients, strict=True):
-        decay = weight_decay if is_decayed(variable) else 0.0
-        strategy.extended.update(
-            tensor_variable(variable), update, args=(gradient, decay), group=False
-        )

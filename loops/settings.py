@@ -1,4 +1,4 @@
-"""Settings of a trainer."""
+"""Settings of a trainer and of its updates."""
 
 import dataclasses
 
@@ -30,3 +30,46 @@ class FailurePolicy:
 
     on_nan: str = "stop"
     on_save_error: str = "stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """How an update is made.
+
+    Attributes:
+        global_batch_size: examples in an update, over all replicas.
+        loss: a key of `loops.losses.LOSSES`.
+        accumulation: number of microbatches a batch is cut into, which run one after the other to
+            hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
+            of the first microbatch, then of the second, and so on.
+        class_weights: weight of each class in the loss; None for equal weights.
+        label_smoothing: see `loops.losses.soft_targets`.
+        weight_decay: see `loops.optimizer`.
+        decoupled_decay: see `loops.optimizer.OptimizerChoice`.
+        rate_multipliers: of the learning rate, one for each of `net.trainable_variables`; None for
+            the same rate everywhere.
+        clip_norm: highest global norm of the gradients of the whole batch; 0 disables clipping.
+        ema_decay: decay of the moving averages per update.
+        auxiliary_weight: weight of each auxiliary head's loss, if the net returns more than its
+            logits in training. The metrics are those of the net's own logits.
+        seed: of what the net draws (dropout); None for a net that draws nothing and takes no seed.
+        jit: compile the forward and backward pass with XLA.
+        on_nan: what happens to an update whose loss or gradient is not finite. It is never made.
+            "skip" counts it and continues; "stop" and "restore" leave the state as it was before,
+            for the host to decide.
+    """
+
+    global_batch_size: int
+    loss: str = "cross_entropy"
+    accumulation: int = 1
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    decoupled_decay: bool = False
+    rate_multipliers: tuple[float, ...] | None = None
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    auxiliary_weight: float = 0.0
+    seed: int | None = None
+    jit: bool = False
+    on_nan: str = "stop"

@@ -4,63 +4,22 @@ step = TrainStep(strategy, state, StepSettings(global_batch_size=128))
 step.run(iterator, tf.constant(50))   # 50 updates
 """
 
-import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from loops.distributed.collectives import gradient_options
+from loops.inputs import on_gpus
 from loops.losses import example_weights, losses_per_example, soft_targets
 from loops.metrics import values_per_example
-from loops.optimizer import apply_update
 from loops.schedule import LearningRate
+from loops.settings import StepSettings
 from loops.state import TrainState
-from loops.variables import tensor_variable
-
-
-@dataclasses.dataclass(frozen=True)
-class StepSettings:
-    """How an update is made.
-
-    Attributes:
-        global_batch_size: examples in an update, over all replicas.
-        loss: a key of `loops.losses.LOSSES`.
-        accumulation: number of microbatches a batch is cut into, which run one after the other to
-            hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
-            of the first microbatch, then of the second, and so on.
-        class_weights: weight of each class in the loss; None for equal weights.
-        label_smoothing: see `loops.losses.soft_targets`.
-        weight_decay: see `loops.optimizer`.
-        decoupled_decay: see `loops.optimizer.OptimizerChoice`.
-        clip_norm: highest global norm of the gradients of the whole batch; 0 disables clipping.
-        ema_decay: decay of the moving averages per update.
-        auxiliary_weight: weight of each auxiliary head's loss, if the net returns more than its
-            logits in training. The metrics are those of the net's own logits.
-        seed: of what the net draws (dropout); None for a net that draws nothing and takes no seed.
-        jit: compile the forward and backward pass with XLA.
-        on_nan: what happens to an update whose loss or gradient is not finite. It is never made.
-            "skip" counts it and continues; "stop" and "restore" leave the state as it was before,
-            for the host to decide.
-    """
-
-    global_batch_size: int
-    loss: str = "cross_entropy"
-    accumulation: int = 1
-    class_weights: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0
-    decoupled_decay: bool = False
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    auxiliary_weight: float = 0.0
-    seed: int | None = None
-    jit: bool = False
-    on_nan: str = "stop"
-
-
-# After this many consecutive updates that are not finite, training aborts.
-MAX_CONSECUTIVE_SKIPS = 100
+from loops.update import StateUpdate, unscale
+from loops.variables import tensor_variable, updated_statistics
 
 
 def _has_clock() -> bool:
@@ -102,6 +61,10 @@ class TrainStep:
         state: made in the strategy's scope.
         settings: how an update is made.
         learning_rate: the schedule that the optimizer was made with.
+        prepare: a pure function of tensors that makes images, float32 [n, height, width, channels],
+            and labels of an element of the iterator, on the device of each replica; by default an
+            element is just that.
+        compile_update: whether XLA compiles what follows the gradients; None for GPUs only.
     """
 
     def __init__(
@@ -110,17 +73,22 @@ class TrainStep:
         state: TrainState,
         settings: StepSettings,
         learning_rate: LearningRate,
+        prepare: Callable[..., tuple[tf.Tensor, tf.Tensor]] = lambda *element: element,
+        compile_update: bool | None = None,
     ):
         self.strategy = strategy
         self.state = state
         self.settings = settings
         self.learning_rate = learning_rate
+        self.prepare = prepare
+        self._exchange = gradient_options(on_gpus(strategy))
         self._loss = functools.partial(losses_per_example, settings.loss)
+        self._update = StateUpdate(strategy, state, settings, compiled=compile_update)
         self._has_clock = _has_clock()
         # Not in a checkpoint, since timings are no part of the state.
         self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._weights = [tensor_variable(v) for v in state.net.trainable_variables]
-        self._statistics = [tensor_variable(v) for v in state.net.non_trainable_variables]
+        self._statistics = [tensor_variable(v) for v in updated_statistics(state.net)]
         self._gradients, self._outputs = self._gradients_of, self._outputs_of
         if settings.jit:
             self._gradients = tf.function(self._gradients_of, jit_compile=True)
@@ -172,84 +140,31 @@ class TrainStep:
 
     def _step(self, batch) -> None:
         """One update, in cross-replica context."""
-        gradients, norm, sums = self.strategy.run(self._replica_step, args=batch)
+        self._update(*self.strategy.run(self._replica_step, args=batch))
 
-        # These are sums over the replicas, equal on each of them.
-        norm, sums = self._first(norm), {name: self._first(x) for name, x in sums.items()}
-        loss = sums["loss"][0]
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        overflow = self._rescale(norm, loss)
-        counts = self._record_nonfinite(finite, overflow, norm, loss)
-        tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-        self.state.optimizer.iterations.assign_add(tf.cast(counts, tf.int64))
-        tf.cond(finite, self._average, lambda: None)
-
-        # An update that is not finite is left out, not multiplied by 0.
-        window, examples = self.state.window, self.settings.global_batch_size
-        for name, value in {**sums, "gradient_norm": norm}.items():
-            value = tf.cast(value, tf.float64)
-            window[name].assign_add(tf.where(finite, value, tf.zeros_like(value)))
-        mean = tf.cast(loss / examples, tf.float64)
-        is_highest = finite & ((window["steps"] == 0) | (mean > window["highest_loss"]))
-        step = tf.cast(self.state.optimizer.iterations.value, tf.float64)
-        for name, value in (("highest_loss", mean), ("highest_loss_step", step)):
-            window[name].assign(tf.where(is_highest, value, window[name]))
-        window["examples"].assign_add(tf.where(finite, tf.constant(examples, tf.int64), 0))
-        window["steps"].assign_add(tf.cast(finite, tf.int64))
-
-    def _rescale(self, norm, loss) -> tf.Tensor:
-        """Adapts the loss scale; returns whether the gradients overflowed because of it, bool.
-
-        Overflows are expected in float16, and do not mean that training diverges.
-        """
-        scale = self.state.loss_scale
-        if scale is None:
-            return tf.constant(False)
-        fits = tf.math.is_finite(norm)
-        overflow = ~fits & tf.math.is_finite(loss) & (scale.scale > 1)
-        tf.cond(fits | overflow, lambda: scale.update(fits), lambda: None)
-        return overflow
-
-    def _record_nonfinite(self, finite, overflow, norm, loss) -> tf.Tensor:
-        """Records an update that is not finite; returns whether the step counts, a scalar bool.
-
-        A step whose update is dropped counts, since its batch has been seen.
-        """
-        guard, skips = self.state.guard, self.settings.on_nan == "skip"
-        wrong = ~finite & ~overflow
-        one = tf.cast(wrong, tf.int64)
-        if skips:
-            guard["skipped"].assign_add(one)
-        guard["in_a_row"].assign(tf.where(finite, 0 * one, guard["in_a_row"] + one))
-        guard["stuck"].assign(guard["in_a_row"] >= (MAX_CONSECUTIVE_SKIPS if skips else 1))
-        loss /= self.settings.global_batch_size
-        for name, value in (("loss", loss), ("gradient_norm", norm)):
-            guard[name].assign(tf.where(wrong, value, guard[name]))
-        return ~wrong if not skips else tf.constant(True)
-
-    def _replica_step(self, images, labels):
+    def _replica_step(self, *element):
         """One replica's part of an update.
 
-        Returns, of the whole batch and equal on every replica: the gradients, their norm, and the
-        sums over the examples of the loss and the metrics, by name.
+        Returns what `StateUpdate` takes, of the whole batch and equal on every replica.
         """
-        statistics = [v.read_value() for v in self._statistics]
+        images, labels = self.prepare(*element)
+        before = [v.read_value() for v in self._statistics]
         gradients, sums, _ = self._sum_microbatches(self._gradients, images, labels)
-        norm, clip_norm = tf.linalg.global_norm(gradients), self.settings.clip_norm
-        if clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"][0])
-        self._sync_batch_stats(statistics, finite)
-        return gradients, norm, sums
+        after = [v.read_value() for v in self._statistics]
+        if self.strategy.num_replicas_in_sync > 1 and after:
+            after = tf.distribute.get_replica_context().all_reduce("MEAN", after)
+        return gradients, sums, before, after
 
-    def _inspect_replica(self, images, labels) -> Inspection:
+    def _inspect_replica(self, *element) -> Inspection:
         """One replica's part of an inspection, which is equal on every replica."""
+        images, labels = self.prepare(*element)
         statistics = [v.read_value() for v in self._statistics]
         gradients, sums, outputs = self._sum_microbatches(self._outputs, images, labels)
         for variable, value in zip(self._statistics, statistics, strict=True):
             variable.assign(value)
         losses, logits = (self._gather(parts) for parts in zip(*outputs, strict=True))
         loss = sums["loss"][0] / self.settings.global_batch_size
+        gradients = unscale(gradients, self.state.loss_scale)
         norm = tf.linalg.global_norm(gradients)
         return Inspection(tuple(gradients), norm, loss, losses, logits)
 
@@ -268,8 +183,8 @@ class TrainStep:
             labels: likewise.
 
         Returns:
-            The gradients, unscaled; the sums of the loss and the metrics, by name; and for each
-            microbatch a list of what else `compute` has returned.
+            The gradients of the scaled loss; the sums of the loss and the metrics, by name; and for
+            each microbatch a list of what else `compute` has returned.
         """
         settings, others = self.settings, []
         gradients, sums = None, None
@@ -280,6 +195,10 @@ class TrainStep:
             strict=True,
         )
         for number, (some_images, some_labels) in enumerate(microbatches):
+            if number:
+                # The memory of a microbatch is free before the next one begins.
+                with tf.control_dependencies(gradients):
+                    some_images = tf.identity(some_images)
             # All replicas share a microbatch, so it is the same on any number of them.
             place = number * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
             new_gradients, new_sums, *other = compute(
@@ -294,18 +213,8 @@ class TrainStep:
             else:
                 gradients = [a + b for a, b in zip(gradients, new_gradients, strict=True)]
                 sums = {name: sums[name] + new_sums[name] for name in sums}
-        gradients, sums = replicas.all_reduce("SUM", (gradients, sums))
-        if self.state.loss_scale is not None:
-            gradients = [gradient / self.state.loss_scale.scale for gradient in gradients]
+        gradients, sums = replicas.all_reduce("SUM", (gradients, sums), options=self._exchange)
         return gradients, sums, others
-
-    def _sync_batch_stats(self, before, finite) -> None:
-        """Averages the moving statistics over the replicas, or restores those before the step."""
-        after = [v.read_value() for v in self._statistics]
-        if self.strategy.num_replicas_in_sync > 1 and after:
-            after = tf.distribute.get_replica_context().all_reduce("MEAN", after)
-        for variable, old, new in zip(self._statistics, before, after, strict=True):
-            variable.assign(tf.where(finite, new, old))
 
     def _gradients_of(self, images, labels, step, first_row):
         """Gradients of the scaled loss of some examples, and the sums of their loss and metrics."""
@@ -320,7 +229,9 @@ class TrainStep:
             run_seed = tf.constant([settings.seed, 1], tf.int64)
             draws["seed"] = tf.random.experimental.stateless_fold_in(run_seed, step)
             draws["rows"] = (first_row, settings.global_batch_size)
-        with tf.GradientTape() as tape:
+        # Of no other variables, so that nothing is kept or computed for stages that are frozen.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._weights)
             outputs = self.state.net(images, training=True, **draws)
             logits, *auxiliary = tf.nest.flatten(outputs)
             targets = soft_targets(labels, logits.shape[-1], settings.label_smoothing)
@@ -337,33 +248,3 @@ class TrainStep:
         values = {"loss": losses[:, None], **values_per_example(labels, logits)}
         sums = {name: tf.reduce_sum(value, axis=0) for name, value in values.items()}
         return tape.gradient(loss, self._weights), sums, losses, logits
-
-    def _apply(self, gradients) -> None:
-        apply_update(
-            self.strategy,
-            self.state.optimizer,
-            self._weights,
-            gradients,
-            weight_decay=self.settings.weight_decay,
-            decoupled=self.settings.decoupled_decay,
-        )
-
-    def _average(self) -> None:
-        """Updates the moving averages of weights and BatchNorm statistics.
-
-        The decay is lower at first, min(decay, (1 + step) / (10 + step)), so that the random
-        initial weights are soon forgotten.
-        """
-        if self.state.ema_net is None:
-            return
-        step = tf.cast(self.state.optimizer.iterations.value, tf.float32)
-        decay = tf.minimum(self.settings.ema_decay, (1 + step) / (10 + step))
-
-        def move(average, variable):
-            average.assign_sub((1 - decay) * (average - tf.cast(variable, average.dtype)))
-
-        pairs = zip(self.state.ema_net.variables, self.state.net.variables, strict=True)
-        for average, variable in pairs:
-            self.strategy.extended.update(
-                tensor_variable(average), move, args=(tensor_variable(variable),), group=False
-            )

@@ -106,7 +106,8 @@ class Trainer:
         self._patience = patience
         self._say = say
         loss = step.settings.loss
-        self._evaluator = Evaluator(step.strategy, self.state.eval_net, loss)
+        prepare = self._test.prepare
+        self._evaluator = Evaluator(step.strategy, self.state.eval_net, loss, prepare=prepare)
         self._stop = StopRequest()
         self._scoring_test = False
         self._traced = False
@@ -171,7 +172,7 @@ class Trainer:
             return
         step, total, log_steps = self.step, self.plan.total_steps, self._intervals.log_steps
         left_out = int(self.state.guard["batches_left_out"].numpy())
-        dataset = self.batches.batches(step + left_out, total + left_out)
+        dataset = self.batches.batches(step + left_out)
         strategy = self.train_step.strategy
         iterator = iterate(strategy, dataset)
         last_save = time.monotonic()

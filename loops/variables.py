@@ -37,6 +37,16 @@ def named_variables(net: tf.keras.layers.Layer) -> dict[str, tf.keras.Variable]:
     return {paths[id(tensor_variable(v))]: v for v in net.variables}
 
 
+def updated_statistics(net: tf.keras.layers.Layer) -> list[tf.keras.Variable]:
+    """The variables that a call of a net in training updates: moving statistics.
+
+    They are what is not trainable, but for stages that are frozen.
+    """
+    frozen = [stage for stage in getattr(net, "stages", {}).values() if not stage.trainable]
+    fixed = {id(v) for stage in frozen for v in stage.variables}
+    return [v for v in net.non_trainable_variables if id(v) not in fixed]
+
+
 def nest(flat: dict[str, object]) -> dict:
     """{"a/b": x} as {"a": {"b": x}}, so that a checkpoint's keys read like paths."""
     nested = {}

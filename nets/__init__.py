@@ -7,6 +7,7 @@ To add a net, write its file in this folder, import its class here and add a lin
 """
 
 import functools
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -22,6 +23,7 @@ from nets.inception_v1 import InceptionV1
 from nets.inception_v2 import InceptionV2
 from nets.inception_v3 import InceptionV3
 from nets.inception_v4 import InceptionV4
+from nets.layers import MaxPool
 from nets.net import Net
 from nets.resnet import (
     BasicBlock,
@@ -126,6 +128,48 @@ def check_size(name: str, image_shape: tuple[int, int, int], stem: str | None = 
         )
 
 
+def check_stages(name: str, freeze: Sequence[str], *, stem: str) -> None:
+    """Checks that a net has stages to freeze, and is left something to train.
+
+    Args:
+        name: a key of `NETS`.
+        freeze: names of stages.
+        stem: "small" or "large".
+
+    Raises:
+        NetError: it is no sequence of stages, has none of such a name, or no stage with weights is
+            left.
+    """
+    if freeze:
+        _check_stages(name, NETS[name](1, stem=stem), freeze)
+
+
+def _check_stages(name: str, net: Net, freeze: Sequence[str]) -> None:
+    if not freeze:
+        return
+    _check_is_sequence(name, net)
+    known = ", ".join(net.stage_names)
+    if unknown := [stage for stage in freeze if stage not in net.stage_names]:
+        raise NetError(f"{name} has no stage {unknown[0]!r}; its stages: {known}")
+    pools = [stage for stage, layer in net.stages.items() if isinstance(layer, MaxPool)]
+    if not set(net.stage_names) - set(freeze) - set(pools):
+        raise NetError(f"no stage of {name} is left to train; its stages: {known}")
+
+
+def check_head(name: str, freeze: Sequence[str], stem: str) -> None:
+    """Raises NetError if the head of a net is not known, or frozen; arguments as `check_stages`."""
+    net = NETS[name](1, stem=stem)
+    _check_is_sequence(name, net)
+    if net.stage_names[-1] in freeze:
+        raise NetError(f"{net.stage_names[-1]} is frozen")
+
+
+def _check_is_sequence(name: str, net: Net) -> None:
+    """Raises NetError if a net overrides `call`, so that its stages are not known."""
+    if type(net).call is not Net.call or not net.stage_names:
+        raise NetError(f"{name} is not a sequence of stages, since it overrides `call`")
+
+
 def build(
     name: str,
     *,
@@ -135,6 +179,7 @@ def build(
     auxiliary: bool = True,
     batch_norm_momentum: float | None = None,
     sync_batch_norm: bool = False,
+    freeze: Sequence[str] = (),
 ) -> Net:
     """Creates a net and all its variables.
 
@@ -149,9 +194,11 @@ def build(
         auxiliary: whether to create the auxiliary heads of a net that has them.
         batch_norm_momentum: BatchNorm momentum, in [0, 1]; None for the net's own.
         sync_batch_norm: whether replicas normalize with the statistics of the whole batch.
+        freeze: names of stages that are not trained (see `nets.net.Net.freeze`).
 
     Raises:
-        NetError: the name is unknown, or the images are too small for the net.
+        NetError: the name is unknown, the images are too small for the net, or it has no such
+            stages.
     """
     stem = stem or default_stem(image_shape)
     check_size(name, image_shape, stem)
@@ -160,5 +207,7 @@ def build(
     if batch_norm_momentum is not None:
         net.batch_norm_momentum = batch_norm_momentum
     net.sync_batch_norm = sync_batch_norm
+    _check_stages(name, net, freeze)
     net(tf.zeros((1, *image_shape)), training=False)
+    net.freeze(freeze)
     return net

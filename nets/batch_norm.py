@@ -28,6 +28,17 @@ def batch_norm_defaults(defaults: BatchNormDefaults):
         _defaults.reset(token)
 
 
+def values_per_channel(shape: tf.Tensor, replicas: int) -> tf.Tensor:
+    """How many values of a channel all replicas have together, a float32 scalar.
+
+    Args:
+        shape: of the inputs of one replica, int64. 11 replicas with 256 images of 112x112 and 64
+            channels have more values than int32 can count.
+        replicas: number of replicas.
+    """
+    return tf.cast(replicas * tf.reduce_prod(shape[:-1]), tf.float32)
+
+
 class BatchNorm(tf.keras.layers.Layer):
     """Batch normalization over all axes but the last, in one fused kernel.
 
@@ -118,6 +129,6 @@ class BatchNorm(tf.keras.layers.Layer):
         outputs = tf.nn.batch_normalization(
             values, mean, variance, self.beta.value, self.gamma.value, self.epsilon
         )
-        examples = tf.cast(count * tf.size(x) // tf.shape(x)[-1], tf.float32)
+        examples = values_per_channel(tf.shape(x, tf.int64), count)
         unbiased = variance * examples / tf.maximum(examples - 1, 1)
         return tf.cast(outputs, x.dtype), mean, unbiased

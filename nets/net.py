@@ -10,7 +10,7 @@
 A net that is not a sequence of stages overrides `call`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -68,6 +68,24 @@ class Net(Composite):
         """The auxiliary heads by name."""
         return {name: getattr(self, name) for _, name in self.auxiliary}
 
+    @property
+    def heads(self) -> dict[str, tf.keras.layers.Layer]:
+        """The last stage and the auxiliary heads by name: what depends on the classes."""
+        return {name: getattr(self, name) for name in self.stage_names[-1:]} | self.auxiliary_heads
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Keeps stages as they are in training.
+
+        Their weights are not trainable, and they run in evaluation mode: BatchNorm normalizes with
+        its moving statistics, which stay as they are, and nothing is dropped. Call it after the
+        net is built and before an optimizer is made for it.
+
+        Args:
+            names: of stages.
+        """
+        for name in names:
+            self.stages[name].trainable = False
+
     def __call__(self, images, *, training, seed=None, rows=(0, None)):
         """Returns the logits.
 
@@ -93,10 +111,14 @@ class Net(Composite):
         return (logits, *others) if training and others else logits
 
     def run_stages(self, images, *, training) -> Iterator[tuple[str, tf.Tensor]]:
-        """Yields the name and the output of each stage, then of each auxiliary head."""
+        """Yields the name and the output of each stage, then of each auxiliary head.
+
+        Stages that are frozen run as in evaluation, whatever `training` is.
+        """
         x, outputs = images, {}
         for name in self.stage_names:
-            x = getattr(self, name)(x, training=training)
+            stage = getattr(self, name)
+            x = stage(x, training=training and stage.trainable)
             outputs[name] = x
             yield name, x
         # Called in evaluation too, so that the first call creates their variables. A traced

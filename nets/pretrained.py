@@ -125,8 +125,11 @@ def copy_weights(name: str, model: tf.keras.Model, net: Net) -> bool:
         PretrainedError: the weights do not fit the net, which is left unchanged.
     """
     trunk = [stage for stage_name, stage in net.stages.items() if stage_name != "head"]
-    ours = [v for stage in trunk for v in stage.trainable_variables]
-    our_statistics = [v for stage in trunk for v in stage.non_trainable_variables]
+    # By name, since weights of frozen stages are not trainable either.
+    ours, our_statistics = (
+        [v for stage in trunk for v in stage.variables if v.name.startswith("moving_") is moving]
+        for moving in (False, True)
+    )
     application = _APPLICATIONS[name]
     weights, statistics = [], []
     for conv, batch_norm in application.layers(model):

@@ -99,6 +99,7 @@ def test_a_large_tree_with_damaged_images_ends_the_process(tmp_path):
     with subprocess.Popen(
         [sys.executable, ROOT / "train.py", *args],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "KERAS_HOME": str(tmp_path / "keras")},
     ) as process:  # fmt: skip
         try:
             lines = []

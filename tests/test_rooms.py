@@ -34,6 +34,7 @@ LIBRARIES = {
     "pictures": {"numpy", "matplotlib"},
     "commands": {"tensorflow", "keras", "numpy", "absl", "msgspec", "scipy"},
     # Not required, and imported when they are used.
+    "data/tfds.py": {"tensorflow", "numpy", "tensorflow_datasets"},
     "commands/exported.py": {"tensorflow", "numpy", "onnx", "tf2onnx"},
     "commands/verify_export.py": {"tensorflow", "numpy", "onnxruntime"},
 }

@@ -1,26 +1,19 @@
-"""Finds the workers of a run in the environment, and connects them.
+"""Finds the workers of a run in the environment.
 
     cluster = find_cluster("auto", os.environ)      # None for a single worker
-    strategy = connect(cluster)
 
 Workers are the processes that train together, usually one on each machine.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import re
-import signal
 from collections.abc import Iterator, Mapping
 
-import tensorflow as tf
-
-from loops.distributed.rendezvous import meet
-from loops.errors import RunError, reason
+from loops.errors import RunError
 
 _MAX_WORKERS = 4096
-_CONNECT_SECONDS = 300
 _FIRST_PORT, _NUM_PORTS = 20_000, 20_000
 
 
@@ -35,6 +28,20 @@ class Cluster:
 
     addresses: tuple[str, ...]
     index: int
+
+    @property
+    def local_index(self) -> int:
+        """The place of this worker among those on its machine."""
+        return self._hosts[: self.index].count(self._hosts[self.index])
+
+    @property
+    def local_count(self) -> int:
+        """The number of workers on its machine."""
+        return self._hosts.count(self._hosts[self.index])
+
+    @property
+    def _hosts(self) -> list[str]:
+        return [address.rpartition(":")[0] for address in self.addresses]
 
 
 def find_cluster(kind: str, environment: Mapping[str, str]) -> Cluster | None:
@@ -106,6 +113,12 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         ) from error
     port = _FIRST_PORT + job_id * 16 % _NUM_PORTS  # Jobs that share a node get different ports.
     hosts = [(node, i) for node, count in zip(nodes, counts, strict=True) for i in range(count)]
+    local_id = environment.get("SLURM_LOCALID", str(hosts[rank][1]))
+    if local_id != str(hosts[rank][1]):
+        raise RunError(
+            f"SLURM_LOCALID={local_id} of task {rank}, of {tasks_per_node} tasks per node: tasks "
+            "must fill one node after the other; use srun --distribution=block"
+        )
     return Cluster(tuple(f"{host}:{port + i}" for host, i in hosts), rank)
 
 
@@ -139,28 +152,3 @@ def _expand_counts(text: str) -> Iterator[int]:
     for item in text.split(","):
         count, _, repeats = item.removesuffix(")").partition("(x")
         yield from (int(count) for _ in range(int(repeats or 1)))
-
-
-def connect(cluster: Cluster) -> tf.distribute.MultiWorkerMirroredStrategy:
-    """Waits for all workers, connects them and returns their strategy.
-
-    Raises:
-        RunError: a worker is missing, stops, or cannot be connected.
-    """
-    jobs = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        jobs, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
-    )
-    meet(cluster.addresses, cluster.index, _CONNECT_SECONDS)
-    try:
-        # If a worker dies now, TensorFlow waits for an hour, and an alarm is all that can end it.
-        signal.alarm(_CONNECT_SECONDS)
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except (tf.errors.OpError, RuntimeError) as error:
-        raise RunError(f"cannot connect to the other workers: {reason(error)}") from error
-    finally:
-        signal.alarm(0)
-    with contextlib.suppress(ValueError):  # Outside the main thread.
-        # TensorFlow has installed a handler of its own, which would hide the signal from Python.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-    return strategy

@@ -1,38 +1,53 @@
 """The devices of a run: GPUs, or logical CPU devices in their place.
 
-    strategy, note = make_strategy(num_gpus=2, device="auto")
+    strategy, description = make_strategy(num_gpus=2, device="auto")
 
 On several machines, making the strategy also connects the workers.
 """
 
+import os
+
 import tensorflow as tf
 
-from loops.distributed.cluster import Cluster, connect
+from loops.distributed import gpus as gpu_devices
+from loops.distributed.cluster import Cluster
+from loops.distributed.connection import connect
 from loops.errors import RunError
 
 
 def make_strategy(
-    num_gpus: int, device: str, cluster: Cluster | None = None
-) -> tuple[tf.distribute.Strategy, str | None]:
+    num_gpus: int,
+    device: str,
+    cluster: Cluster | None = None,
+    *,
+    precision: str = "float32",
+    deterministic: bool = False,
+) -> tuple[tf.distribute.Strategy, str]:
     """Makes the strategy for `num_gpus` replicas. Call it before TensorFlow runs an operation.
 
     Without a GPU, the same number of replicas runs on logical CPU devices. That is slow, but a run
-    on several GPUs can be tried out anywhere, since it computes the same.
+    on several GPUs can be tried out anywhere, since it computes the same. GPUs that are not used
+    are not initialized.
 
     Args:
-        num_gpus: number of replicas on this machine, at least 1.
+        num_gpus: number of replicas of this process, at least 1.
         device: "gpu" requires GPUs, "cpu" ignores them, "auto" uses them if any is visible.
         cluster: the workers if there are several; each has `num_gpus` replicas.
+        precision: in which the net computes, a value of --precision.
+        deterministic: whether all operations give the same bits every time.
 
     Returns:
-        The strategy, and a note for the user if CPU devices take the place of several GPUs.
+        The strategy, and a description of its devices for the user, such as "2 x NVIDIA A100-SXM4,
+        mixed_bfloat16" or "CPU, 2 logical devices (rehearsal)".
 
     Raises:
         RunError: fewer than `num_gpus` GPUs are visible, the workers cannot be connected, or
             TensorFlow has already started with other devices.
     """
     try:
-        return _make_strategy(num_gpus, device, cluster)
+        kind, names, description = _choose(num_gpus, device, cluster, precision, deterministic)
+        if not cluster:
+            return _strategy(names), description
     except RunError:
         raise
     except RuntimeError as error:  # As in a notebook that has used TensorFlow before.
@@ -40,45 +55,46 @@ def make_strategy(
             f"--num_gpus={num_gpus} --device={device} cannot be set up, since TensorFlow has "
             "already started; use a new process, or restart the kernel"
         ) from error
+    description = f"{len(cluster.addresses)} workers, each {description}"
+    return connect(cluster, kind, num_gpus), description
 
 
-def _make_strategy(num_gpus, device, cluster) -> tuple[tf.distribute.Strategy, str | None]:
+def _choose(
+    num_gpus: int, device: str, cluster: Cluster | None, precision: str, deterministic: bool
+) -> tuple[str, list[str], str]:
+    """Sets the devices up; returns their kind, names of the logical ones, and a description."""
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-    elif gpus:
-        if len(gpus) < num_gpus:
-            raise RunError(
-                f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} "
-                f"GPU{'' if len(gpus) == 1 else 's'}; use --num_gpus={len(gpus)} or lower"
+        return "CPU", *_use_cpu(num_gpus, "--device=cpu" if num_gpus > 1 else None)
+    if gpus:
+        gpus = gpu_devices.own_gpus(gpus, num_gpus, cluster, os.environ)
+        mixed = precision.startswith("mixed_")
+        gpu_devices.set_variables(os.environ, mixed_precision=mixed, deterministic=deterministic)
+        return "GPU", gpu_devices.use(gpus), gpu_devices.describe(gpus, precision)
+    cause = gpu_devices.why_none(os.environ)
+    if device == "gpu":
+        because = f" ({cause})" if cause else ""
+        raise RunError(
+            f"--device=gpu with --num_gpus={num_gpus}, but TensorFlow sees 0 GPUs{because}; set "
+            "one up as BUILD.md describes or use --device=cpu"
+        )
+    if num_gpus > 1:
+        cause = cause or "no GPU was found"
+    return "CPU", *_use_cpu(num_gpus, cause)
+
+
+def _use_cpu(count: int, cause: str | None) -> tuple[list[str], str]:
+    """Sets up `count` logical CPU devices; returns their names and a description."""
+    description = "CPU"
+    if count > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        if len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * count
             )
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        if cluster:
-            tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
-            return connect(cluster), None
-        return _strategy([f"GPU:{i}" for i in range(num_gpus)]), None
-    elif device == "gpu":
-        raise RunError(
-            f"--device=gpu with --num_gpus={num_gpus}, but TensorFlow sees 0 GPUs; set one up as "
-            "BUILD.md describes or use --device=cpu"
-        )
-    if cluster and num_gpus > 1:
-        raise RunError(
-            f"--num_gpus={num_gpus} on several machines needs GPUs; without GPUs, use --num_gpus=1"
-        )
-    if cluster:
-        return connect(cluster), None
-    if num_gpus == 1:
-        return _strategy(["CPU:0"]), None
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_gpus:
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * num_gpus
-        )
-    cause = "no GPU is visible" if device == "auto" else "--device=cpu"
-    note = f"{cause}: {num_gpus} replicas run on logical CPU devices"
-    return _strategy([f"CPU:{i}" for i in range(num_gpus)]), note
+        description = f"CPU, {count} logical devices (rehearsal)"
+    return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
 
 
 def _strategy(devices: list[str]) -> tf.distribute.Strategy:

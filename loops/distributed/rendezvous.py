@@ -2,7 +2,7 @@
 
 TensorFlow's own wait ignores signals, lasts an hour, and does not notice on the chief that a worker
 has died. Here each worker connects to the chief's port, which TensorFlow uses afterwards, and sends
-the addresses it was given and its index. Once all are connected, the chief starts them.
+the addresses it was given, its index and its devices. Once all are there, the chief starts them.
 """
 
 import contextlib
@@ -19,17 +19,18 @@ _HELLO_SECONDS, _MAX_HELLO_BYTES = 5.0, 1 << 20
 _REMEDY = "start all workers together"
 
 
-def meet(addresses: tuple[str, ...], index: int, timeout: float) -> None:
+def meet(addresses: tuple[str, ...], index: int, timeout: float, devices: str = "") -> None:
     """Returns once all workers have called it.
 
     Args:
         addresses: of all workers, as host:port; the first is the chief's.
         index: of this worker in `addresses`.
         timeout: seconds to wait.
+        devices: what this worker computes on, such as "2 GPUs".
 
     Raises:
-        RunError: a worker does not connect, stops, or was given other addresses; or the port of
-            this worker is in use.
+        RunError: a worker does not connect, stops, was given other addresses or has other devices;
+            or the port of this worker is in use.
     """
     port, has_ipv6 = int(addresses[index].rpartition(":")[2]), socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if has_ipv6 else socket.AF_INET
@@ -40,12 +41,14 @@ def meet(addresses: tuple[str, ...], index: int, timeout: float) -> None:
         raise RunError(f"cannot listen on port {port} ({cause}); choose another port") from error
     with server:
         if index == 0:
-            _wait_for_workers(server, addresses, timeout)
+            _wait_for_workers(server, addresses, timeout, devices)
         else:
-            _wait_for_chief(addresses, index, timeout)
+            _wait_for_chief(addresses, index, timeout, devices)
 
 
-def _wait_for_workers(server: socket.socket, addresses: tuple[str, ...], timeout: float) -> None:
+def _wait_for_workers(
+    server: socket.socket, addresses: tuple[str, ...], timeout: float, devices: str
+) -> None:
     deadline = time.monotonic() + timeout
     names = [f"worker {i} at {address}" for i, address in enumerate(addresses)]
     workers: dict[int, socket.socket] = {}
@@ -60,7 +63,7 @@ def _wait_for_workers(server: socket.socket, addresses: tuple[str, ...], timeout
                 if connection in ready:  # Workers are silent, so it is closed.
                     raise RunError(f"{names[index]} stopped during start-up; {_REMEDY}")
             connection = connections.enter_context(server.accept()[0])
-            index = _read_hello(connection, addresses)
+            index = _read_hello(connection, addresses, devices)
             if index is None:  # Not a worker: a port scanner, for example.
                 connection.close()
             elif index in workers:
@@ -72,16 +75,16 @@ def _wait_for_workers(server: socket.socket, addresses: tuple[str, ...], timeout
                 connection.sendall(_START)
 
 
-def _read_hello(connection: socket.socket, addresses: tuple[str, ...]) -> int | None:
+def _read_hello(connection: socket.socket, addresses: tuple[str, ...], devices: str) -> int | None:
     """The index that a worker sends, or None if the other side is not a worker.
 
     Raises:
-        RunError: the worker was given other addresses than the chief.
+        RunError: the worker was given other addresses than the chief, or has other devices.
     """
     connection.settimeout(_HELLO_SECONDS)
     try:
         with connection.makefile("rb") as stream:
-            others, index = json.loads(stream.readline(_MAX_HELLO_BYTES))
+            others, index, other_devices = json.loads(stream.readline(_MAX_HELLO_BYTES))
         name = f"worker {index} at {others[index]}"
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
@@ -90,10 +93,15 @@ def _read_hello(connection: socket.socket, addresses: tuple[str, ...]) -> int | 
             f"{name} was given the workers {', '.join(map(str, others))}, but the chief "
             f"{', '.join(addresses)}; start all workers with the same list"
         )
+    if other_devices != devices:
+        raise RunError(
+            f"{name} uses {other_devices}, but the chief {devices}; "
+            "give all workers the same --num_gpus and --device, and check that each sees its GPUs"
+        )
     return index if index in range(1, len(addresses)) else None
 
 
-def _wait_for_chief(addresses: tuple[str, ...], index: int, timeout: float) -> None:
+def _wait_for_chief(addresses: tuple[str, ...], index: int, timeout: float, devices: str) -> None:
     chief, answer, deadline = addresses[0], b"", time.monotonic() + timeout
     host, _, port = chief.rpartition(":")
     while True:
@@ -110,7 +118,7 @@ def _wait_for_chief(addresses: tuple[str, ...], index: int, timeout: float) -> N
                 ) from error
         time.sleep(0.2)
     with connection, contextlib.suppress(OSError):
-        connection.sendall(json.dumps([addresses, index]).encode() + b"\n")
+        connection.sendall(json.dumps([addresses, index, devices]).encode() + b"\n")
         # The chief started to wait earlier, so it gives up first and names the missing workers.
         connection.settimeout(timeout + 2 * _HELLO_SECONDS)
         answer = connection.recv(len(_START))

@@ -154,6 +154,9 @@ TRAIN_COMBINATIONS = (
         for place in ("{missing}", "{file}", "{garbage}", "{foreign}", LONG)
     ),
     ("--init_from=~nobody-of-that-name/weights.h5",),
+    *((f"--init_from={place}",) for place in ("{missing}", "{file}", "{garbage}", "{empty}", LONG)),
+    *((f"--freeze={stages}",) for stages in ("x", "stem,", ",", "stem,stage_1,stage_2,head", LONG)),
+    ("--freeze=head", "--head_learning_rate=1"),
     ("--net=inception_v3", "--stem=large"),
     ("--net=inception_v4", "--image_size=74", "--stem=large"),
     ("--net=inception_v3", "--image_size=6"),

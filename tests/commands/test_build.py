@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import data
 import nets
 from commands import build
 from commands.config import Config
+from commands.initial_weights import find_origin
 from commands.options import TrainOptions
 from commands.saved_config import SavedConfig, read_config, write_config
 from commands.setting import ConfigError
@@ -155,7 +157,7 @@ def test_the_defaults_that_depend_on_others(digits):
     found = build.resolve(DIGITS, digits)
     assert found == changed(
         stem="small", batch_norm_momentum=0.9, image_size=8, augment="crop:1", label_smoothing=0.0,
-        learning_rate=0.2, weight_decay=5e-4, warmup_epochs=0.4,
+        learning_rate=0.2, weight_decay=5e-4, warmup_epochs=0.4, eval_crop=1.0,
     )  # fmt: skip
     derived = [f.name for f in dataclasses.fields(Config) if f.metadata["derived"]]
     assert None not in [getattr(found, name) for name in derived]
@@ -166,10 +168,12 @@ def test_what_is_given_is_kept(digits):
     given = changed(
         stem="large", batch_norm_momentum=0.5, augment=" flip, crop:2", label_smoothing=0.2,
         learning_rate=0.01, weight_decay=0.0, warmup_epochs=0.0, image_size=96, net="resnet18",
+        eval_crop=0.5,
     )  # fmt: skip
     large = build.load_data(given)
     assert build.resolve(given, large) == changed(given, augment="flip,crop:2")
     assert build.resolve(changed(augment="none"), digits).augment == "none"
+    assert build.resolve(changed(augment="random_resized_crop"), digits).eval_crop == 0.875
 
 
 @pytest.mark.parametrize(
@@ -203,20 +207,22 @@ def test_the_defaults_of_an_optimizer(digits):
 
 def test_initial_weights_need_the_large_stem_and_their_normalization():
     config = changed(net="resnet50", init_from="keras", image_size=32)
-    dataset = build.load_data(config)
-    assert build.resolve(config, dataset).stem == "large"
+    dataset, origin = build.load_data(config), find_origin(config)
+    assert build.resolve(config, dataset, origin).stem == "large"
     with pytest.raises(ConfigError, match="for images of 3 channels; those of digits have 1"):
-        build.data_info(dataset, config)
+        build.normalized_for(origin, config, build.data_info(dataset))
     source = data_source.ArraySource(np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 2)
-    colored = dataclasses.replace(dataset, splits={"train": source, "test": source})
-    info = build.data_info(colored, config)
+    colored = dataclasses.replace(
+        dataset, splits={"train": source, "test": source}, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    info = build.normalized_for(origin, config, build.data_info(colored))
     np.testing.assert_allclose(info.mean, np.array([123.68, 116.779, 103.939]) / 255, rtol=1e-3)
     np.testing.assert_allclose(info.std, [1 / 255] * 3, rtol=1e-3)
     assert info.image_shape == (32, 32, 3)
 
 
 def test_what_a_run_remembers_of_its_data(digits, tmp_path):
-    info = build.data_info(digits, DIGITS)
+    info = build.data_info(digits)
     assert info.name == "digits"
     assert info.class_names == tuple("0123456789")
     assert info.image_shape == (8, 8, 1)
@@ -275,7 +281,7 @@ def test_the_net(digits):
         build.resolve(DIGITS, digits), precision="mixed_bfloat16", batch_norm_momentum=0.7,
         sync_batch_norm=True,
     )  # fmt: skip
-    net = build.build_net(config, build.data_info(digits, config))
+    net = build.build_net(config, build.data_info(digits))
     logits = net(tf.zeros((2, 8, 8, 1)), training=False)
     assert logits.shape == (2, 10)
     assert logits.dtype == tf.float32
@@ -283,11 +289,23 @@ def test_the_net(digits):
     assert net.compute_dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("precision", "is_enabled", "dtype"),
+    [("float32", False, "float32"), ("tf32", True, "float32"), ("mixed_float16", True, "float16")],
+)
+def test_float32_is_tf32_only_if_asked_for(digits, precision, is_enabled, dtype):
+    config = changed(build.resolve(DIGITS, digits), precision=precision)
+    tf.config.experimental.enable_tensor_float_32_execution(not is_enabled)
+    net = build.build_net(config, build.data_info(digits))
+    assert tf.config.experimental.tensor_float_32_execution_enabled() is is_enabled
+    assert net.compute_dtype == dtype
+
+
 def test_pipelines(digits, one_replica):
     config = changed(
         build.resolve(DIGITS, digits), seed=3, augment="crop:1,mixup:0.2", accumulation=2
     )
-    info, workers = build.data_info(digits, config), Workers(one_replica)
+    info, workers = build.data_info(digits), Workers(one_replica)
     pipeline = build.train_pipeline(config, info, digits.splits["train"], workers)
     assert pipeline.global_batch_size == 64
     assert pipeline.seed == 3
@@ -302,31 +320,36 @@ def test_pipelines(digits, one_replica):
 class _Some:
     """Workers of which this is one."""
 
-    def __init__(self, count, index, replicas):
+    def __init__(self, count, index, replicas, device="CPU"):
         self.count, self.index = count, index
-        self.strategy = type("Strategy", (), {"num_replicas_in_sync": replicas})
+        extended = types.SimpleNamespace(worker_devices=[f"/device:{device}:0"])
+        self.strategy = types.SimpleNamespace(num_replicas_in_sync=replicas, extended=extended)
 
 
 def test_the_rows_of_a_worker(digits):
     """All rows of a batch, once each, over all replicas; as many per replica to score."""
     config = changed(build.resolve(DIGITS, digits), num_gpus=2, accumulation=2)
-    info, source = build.data_info(digits, config), digits.splits["train"]
+    info, source = build.data_info(digits), digits.splits["train"]
     rows = []
     for index in range(2):
         pipeline = build.train_pipeline(config, info, source, _Some(2, index, 4))
-        rows.append(np.sort(np.ravel(pipeline._by_replica)))
+        rows.append(np.sort(np.ravel(pipeline._rows)))
+        assert not pipeline.on_device
     assert sorted(np.concatenate(rows)) == list(range(64))
     assert list(rows[0]) == [*range(16), *range(32, 48)]
     for replicas, size in ((4, 64), (1, 16), (3, 48)):
-        workers = _Some(1, 0, replicas)
+        workers = _Some(1, 0, replicas, "GPU")
         split = build.eval_pipeline(config, info, source, workers, trained_by=2)
         assert split.global_batch_size == size
+        assert split.on_device
+    assert build.train_pipeline(config, info, source, _Some(1, 0, 4, "GPU")).on_device
 
 
 def test_a_default_stem():
-    assert build.default_stem(changed(), (32, 32, 3)) == "small"
-    assert build.default_stem(changed(), (224, 224, 3)) == "large"
-    assert build.default_stem(changed(init_from="keras"), (32, 32, 3)) == "large"
+    assert build.default_stem((32, 32, 3)) == "small"
+    assert build.default_stem((224, 224, 3)) == "large"
+    origin = find_origin(changed(net="resnet50", init_from="keras"))
+    assert build.default_stem((32, 32, 3), origin) == "large"
 
 
 def test_data_that_are_not_there(tmp_path):

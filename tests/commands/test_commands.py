@@ -48,7 +48,8 @@ def tiny(tmp_path_factory):
 def test_what_a_run_prints(finished):
     run_dir, out, _ = finished
     lines = out.splitlines()
-    assert lines[0].split() == ["stage", "output", "parameters", "FLOPs"]
+    assert lines[0] == "device CPU"
+    assert lines[1].split() == ["stage", "output", "parameters", "FLOPs"]
     assert "parameters: 119,354 trainable, 1,184 not" in lines
     assert "data   digits, 8x8x1, 10 classes: 1,295 train, 359 test, 143 val" in lines
     assert f"run    runs/{run_dir.name}, new, 41 steps on 1 replica" in lines
@@ -135,7 +136,7 @@ def test_the_same_command_prints_the_result_again(finished, capsys, monkeypatch)
     before = helpers.contents(run_dir)
     call("train.py", *args, f"--run_dir=runs/{run_dir.name}", "--num_gpus=2")
     note, *finished_lines, last = capsys.readouterr().out.splitlines()
-    assert note == "--device=cpu: 2 replicas run on logical CPU devices"
+    assert note == "device CPU, 2 logical devices (rehearsal): --device=cpu"
     assert finished_lines == [
         "This run is finished.",
         *first.splitlines()[-len(finished_lines) + 1 :],

@@ -40,7 +40,7 @@ def saved(tiny_net):
     dataset = build.load_data(requested)
     config = build.resolve(requested, dataset)
     code = Code(from_step=0, net="0123456789ab", versions={})
-    info = build.data_info(dataset, config)
+    info = build.data_info(dataset)
     return SavedConfig(settings=config, data=info, code=(code,)), dataset.splits["test"].labels
 
 

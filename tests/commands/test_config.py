@@ -29,10 +29,11 @@ OTHER = {
     "net": "resnet18", "stem": "small", "auxiliary": False, "batch_norm_momentum": 0.95,
     "sync_batch_norm": True, "init_from": "keras", "dataset": "digits", "data_dir": "/data",
     "image_size": 64, "val_fraction": 0.2, "augment": "flip", "bad_images": "skip", "seed": 1,
+    "eval_crop": 0.9,
     "sampling": "balanced", "patience": 3.0, "class_weights": "balanced",
     "histogram_steps": 100, "picture_epochs": 5,
     "epochs": 2.0, "batch_size": 64, "accumulation": 2, "loss": "focal", "label_smoothing": 0.1,
-    "optimizer": "adamw", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1,
+    "optimizer": "adamw", "learning_rate": 0.1, "head_learning_rate": 0.3, "freeze": ("stem",), "momentum": 0.5, "weight_decay": 0.1,
     "schedule": "step", "warmup_epochs": 2.0, "step_epochs": (5.0,), "step_factor": 0.2,
     "clip_norm": 1.0, "ema_decay": 0.999, "num_gpus": 2, "device": "cpu",
     "precision": "mixed_bfloat16", "jit": True, "deterministic": True, "log_steps": 10,
@@ -289,10 +290,10 @@ def test_derived_settings_are_those_without_a_default_that_a_run_needs():
     derived = {name for name, field in FIELDS.items() if field.metadata["derived"]}
     assert derived == {
         "stem", "batch_norm_momentum", "augment", "label_smoothing", "learning_rate",
-        "weight_decay", "warmup_epochs",
+        "weight_decay", "warmup_epochs", "eval_crop",
     }  # fmt: skip
     optional = {name for name, field in FIELDS.items() if field.default is None}
-    assert optional == derived | {"image_size", "init_from", "data_dir"}
+    assert optional == derived | {"image_size", "init_from", "data_dir", "head_learning_rate"}
 
 
 def test_msgspec_names_the_place_of_an_error_as_it_is_read_here():

@@ -160,7 +160,7 @@ def test_flag_files(tmp_path):
         ("--learning_rate=-0.1", "--learning_rate=-0.1: expected a number (> 0"),
         ("--momentum=1", "--momentum=1.0: expected a number (>= 0, < 1)"),
         ("--step_factor=1.1", "--step_factor=1.1: expected a number (>= 0, <= 1)"),
-        ("--precision=int8", "--precision=int8: expected one of float32, mixed_bfloat16, mixed_"),
+        ("--precision=int8", "--precision=int8: expected one of float32, tf32, mixed_bfloat16"),
         ("--device=CPU", "--device=CPU: expected one of auto, cpu, gpu"),
         ("--stem=", "--stem=: expected one of small, large"),
         ("--step_epochs=1,x", "--step_epochs=1,x: expected a list of numbers (> 0, <= 1000000)"),

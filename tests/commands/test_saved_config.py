@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 SETTINGS = Config(
     net="resnet18", stem="small", batch_norm_momentum=0.95, dataset="digits", image_size=8,
     augment="crop:1", label_smoothing=0.0, learning_rate=0.2, weight_decay=5e-4, warmup_epochs=1.0,
-    step_epochs=(1.0, 2.5), hooks=("stage_norms",),
+    step_epochs=(1.0, 2.5), hooks=("stage_norms",), eval_crop=1.0,
 )  # fmt: skip
 INFO = DataInfo(
     name="digits",
@@ -85,7 +85,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_a_file_from_before_there_were_some_settings(tmp_path):
     content = saved()
-    for name in ("loss", "ema_decay", "hooks"):
+    for name in ("loss", "ema_decay", "hooks", "eval_crop"):
         del content["settings"][name]
     for name in ("workers", "init_fingerprint", "code"):
         del content[name]

@@ -1,6 +1,7 @@
 """Images and trees of images for the tests."""
 
 import io
+import os
 import pathlib
 import struct
 import zlib
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data.files import open_files
+from data.listing import FACTS, Listing
 from data.source import DataError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,8 +27,18 @@ def pixels(*shape, seed=0):
 
 def read(path, image_shape):
     """The image in a file as a run would see it."""
-    source, _ = open_files([path], [0], image_shape, skip=False)
+    source, _ = open_paths([path], [0], image_shape, skip=False)
     return fetch(source, [0])[0]
+
+
+def open_paths(paths, labels, image_shape, *, skip):
+    """`open_files` for single files, wherever they are."""
+    facts, root = np.zeros(len(paths), FACTS), pathlib.Path("/")
+    for fact, status in zip(facts, (path.stat() for path in paths), strict=True):
+        fact["size"], fact["time"] = status.st_size, status.st_mtime_ns
+    names = np.array([os.fsencode(path.relative_to(root)) for path in paths])
+    source, skipped = open_files(Listing(root, names, facts), labels, image_shape, skip=skip)
+    return source, list(map(pathlib.Path, skipped))
 
 
 def refused(match, call, *args, **kwargs):

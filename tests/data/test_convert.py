@@ -6,7 +6,18 @@ from PIL import Image, ImageOps
 
 from data.convert import convert
 from data.source import UndecodableError
-from tests.data.helpers import encoded, fetch, halves, noise, photo, png, read, refused, write
+from tests.data.helpers import (
+    encoded,
+    fetch,
+    halves,
+    noise,
+    open_paths,
+    photo,
+    png,
+    read,
+    refused,
+    write,
+)
 
 SHAPE = (16, 16, 3)
 
@@ -87,11 +98,9 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path, cache):
 
 
 def test_a_cache_that_cannot_be_written_is_not_skipped(tmp_path):
-    from data.files import open_files
-
     path = write(tmp_path / "a.png", mode="RGBA")
     (tmp_path / "keras").write_text("a file")
-    refused("cannot be written", open_files, [path], [0], SHAPE, skip=True)
+    refused("cannot be written", open_paths, [path], [0], SHAPE, skip=True)
 
 
 def test_without_a_home_directory(tmp_path, monkeypatch):
@@ -131,9 +140,7 @@ def test_sixteen_bits_with_transparency_in_bands(tmp_path, monkeypatch):
 
 
 def test_two_conversions_are_two_examples(tmp_path):
-    from data.files import open_files
-
     for name, colors in (("a", ((1, 1, 1, 255),) * 2), ("b", ((9, 9, 9, 255),) * 2)):
         halves(*colors, "RGBA").save(tmp_path / f"{name}.png")
-    source, _ = open_files([tmp_path / "a.png", tmp_path / "b.png"], [0, 0], SHAPE, skip=False)
+    source, _ = open_paths([tmp_path / "a.png", tmp_path / "b.png"], [0, 0], SHAPE, skip=False)
     assert fetch(source, [1, 0, 1])[:, 0, 0, 0].tolist() == [9, 1, 9]

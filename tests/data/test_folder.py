@@ -38,6 +38,65 @@ def test_one_tree_is_split(tmp_path):
     assert dataset.augment == "crop:8,flip"
 
 
+def write_splits(root, *names):
+    """A tree whose images of a split are all of one size, by which they can be told apart."""
+    for number, name in enumerate(names, start=1):
+        write_tree(root, splits=(name,), count=10 * number)
+    return root
+
+
+def counts(dataset):
+    return {split: len(source.labels) for split, source in dataset.splits.items()}
+
+
+def test_train_val_and_test(tmp_path):
+    """Nothing is held out of train, whatever the fraction is, but for 0, which is without val."""
+    write_splits(tmp_path, "train", "val", "test")
+    for fraction in (0.1, 0.5):
+        dataset = load(tmp_path, val_fraction=fraction)
+        assert counts(dataset) == {"train": 20, "val": 40, "test": 60}
+        assert dataset.own_val
+    assert f"{tmp_path}/val is the validation split; nothing is held out" in dataset.note
+    assert "/val/" in dataset.splits["val"].describe(0)
+    dataset = load(tmp_path, val_fraction=0)
+    assert counts(dataset) == {"train": 20, "test": 60}
+    assert "is not used (--val_fraction=0)" in dataset.note
+    assert not dataset.own_val
+
+
+def test_train_and_val_as_in_imagenet(tmp_path):
+    """Results are reported on val, so no checkpoint may be chosen on it."""
+    write_splits(tmp_path, "train", "val")
+    dataset = load(tmp_path, val_fraction=0.1)
+    assert counts(dataset) == {"train": 18, "test": 40, "val": 2}
+    assert "/val/" in dataset.splits["test"].describe(0)
+    assert "/train/" in dataset.splits["val"].describe(0)
+    assert f"{tmp_path}/val is the test split, to be scored once" in dataset.note
+    assert not dataset.own_val
+    for place in ("train", "val", "test"):
+        write_tree(tmp_path / "one", splits=(place,))
+    assert load(tmp_path / "one" / "train").note == ""
+
+
+def test_layouts_that_are_incomplete_are_refused(tmp_path):
+    write_tree(tmp_path / "a", splits=("train",))
+    refused(r"a has train/ but no test/ or val/; add one", load, tmp_path / "a")
+    write_tree(tmp_path / "b", splits=("test", "val"))
+    refused("b has val/ and test/ but no train/; add it", load, tmp_path / "b")
+    # Classes of such names.
+    (tmp_path / "c").mkdir()
+    for name in ("val", "test", "other"):
+        write_tree(tmp_path / "c" / name, splits=("",), count=5)
+        (tmp_path / "c" / name / "blue").rename(tmp_path / "c" / f"{name}-blue")
+        for path in (tmp_path / "c" / name / "red").iterdir():
+            path.rename(tmp_path / "c" / name / path.name)
+        (tmp_path / "c" / name / "red").rmdir()
+    assert load(tmp_path / "c").class_names[-2:] == ["val", "val-blue"]
+    write_splits(tmp_path / "d", "train", "val", "test")
+    write(tmp_path / "d" / "val" / "green" / "1.png")
+    refused("train/ and val/ in .*d differ in their classes: green", load, tmp_path / "d")
+
+
 def test_shorter_side_fits_and_the_middle_is_kept(tmp_path):
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 255
@@ -49,9 +108,9 @@ def test_shorter_side_fits_and_the_middle_is_kept(tmp_path):
 
 def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    monkeypatch.setattr("os.scandir", refuse)
     refused(r"folder cannot be read from .*Permission denied", load, tmp_path)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data.decode import JPEG, PNG
-from data.headers import read_header
+from data.headers import CONVERT, read_header
 from tests.data.helpers import (
     KINDS,
     ROOT,
@@ -25,7 +25,7 @@ def test_which_kinds_are_converted(tmp_path, kind):
     contents, _, _, converted = KINDS[kind]
     (tmp_path / "a").write_bytes(contents)
     decoder = JPEG[1] if contents.startswith(b"\xff\xd8") else PNG
-    assert read_header(tmp_path / "a", 8).decoder == (None if converted else decoder)
+    assert read_header(tmp_path / "a").decoder(8) == (CONVERT if converted else decoder)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_which_kinds_are_converted(tmp_path, kind):
 )
 def test_large_jpegs_are_decoded_at_twice_the_size_at_least(tmp_path, size, ratio):
     Image.new("L", size).save(tmp_path / "a.jpg")
-    assert read_header(tmp_path / "a.jpg", 32).decoder == JPEG[ratio]
+    assert read_header(tmp_path / "a.jpg").decoder(32) == JPEG[ratio]
 
 
 @pytest.mark.parametrize(
@@ -48,23 +48,23 @@ def test_large_jpegs_are_decoded_at_twice_the_size_at_least(tmp_path, size, rati
 )
 def test_images_that_need_much_memory_are_converted(tmp_path, contents, direct):
     (tmp_path / "a").write_bytes(contents)
-    assert (read_header(tmp_path / "a", 64).decoder is not None) == direct
+    assert (read_header(tmp_path / "a").decoder(64) != CONVERT) == direct
 
 
 def test_a_large_image_is_not_decoded_for_its_header(tmp_path, monkeypatch):
     contents = png(4096, 4096, 1, 0, [], before=[(b"tEXt", b"comment\0" + b"x" * 100)])
     (tmp_path / "a.png").write_bytes(contents)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    assert read_header(tmp_path / "a.png", 64).orientation == 1
+    assert read_header(tmp_path / "a.png").orientation == 1
 
 
 def test_orientation(tmp_path):
     photo(8, 8).save(tmp_path / "a.jpg", exif=exif(6))
-    assert read_header(tmp_path / "a.jpg", 8).orientation == 6
+    assert read_header(tmp_path / "a.jpg").orientation == 6
 
 
 def refusal(path):
-    message = refused("cannot be decoded", read_header, path, 8)
+    message = refused("cannot be decoded", read_header, path)
     assert message.startswith(str(path))
     assert message.endswith("; to do without it, remove it or use --bad_images=skip")
     return message
@@ -110,11 +110,11 @@ def test_nothing_is_printed_on_standard_error(tmp_path):
         file.write(chunk(b"tEXt", b"behind the end"))
     code = (
         "import sys, pathlib, os; sys.path.insert(0, sys.argv[1])\n"
-        "from data.files import open_files\n"
+        "from tests.data.helpers import open_paths\n"
         "os.environ['KERAS_HOME'] = sys.argv[3]\n"
         "paths = sorted(pathlib.Path(sys.argv[2]).iterdir())\n"
         "os.write(2, b'START')\n"
-        "source, _ = open_files(paths, [0] * len(paths), (8, 8, 3), skip=True)\n"
+        "source, _ = open_paths(paths, [0] * len(paths), (8, 8, 3), skip=True)\n"
         "assert len(source.labels) == 4"
     )
     command = [sys.executable, "-c", code, ROOT, tmp_path, tmp_path / "keras"]

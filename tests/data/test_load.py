@@ -96,7 +96,23 @@ def test_unknown_classes_are_refused(tmp_path):
     )  # fmt: skip
     assert message.endswith("it knows blue, green")
     write_tree(tmp_path / "tree", splits=("train",))
-    refused("does not know: train; it knows red", load_split, tmp_path / "tree", "test")
+    refused("has train/ but no test/ or val/; add one", load_split, tmp_path / "tree", "test")
+
+
+def test_splits_of_another_folder(tmp_path):
+    """As when a run is started on it: without test/, val/ is the test split."""
+    write_tree(tmp_path, splits=("train",), count=3)
+    write_tree(tmp_path, splits=("val",), count=1)
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        assert len(load_split(tmp_path, split)[0].labels) == count
+    write_tree(tmp_path, splits=("test",), count=2)
+    assert len(load_split(tmp_path)[0].labels) == 4
+    write_tree(tmp_path / "two", splits=("train", "test"))
+    refused("two has train/ but no val/; add it", load_split, tmp_path / "two", "val")
+    # A tree of which "train" is a class.
+    write(tmp_path / "tree" / "train" / "0.png"), write(tmp_path / "tree" / "car" / "0.png")
+    source, _ = load_split(tmp_path / "tree", class_names=("train", "bus", "car"))
+    assert source.labels.tolist() == [2, 0]
 
 
 def test_bad_images_of_another_folder(tmp_path):

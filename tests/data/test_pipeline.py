@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from data.augment import AUGMENTATIONS, parse_augment
 from data.augmentation import Augmentation
-from data.pipeline import (
-    EvalPipeline,
-    InputShard,
-    TrainPipeline,
-    balanced_numbers,
-    example_numbers,
-)
+from data.order import balanced_numbers, example_numbers
+from data.pipeline import EvalPipeline, InputShard, TrainPipeline
 from data.source import ArraySource
 from tests.data.helpers import refused
 
@@ -162,7 +157,7 @@ def test_workers_together_have_the_batches_of_one(workers, here, microbatches):
                 tuple(x[rows] for x in batch) for batch in whole for rows in shard.rows(batch_size)
             ]
             assert_equal(found, expected)
-            assert counted.fetched == {batch_size // workers}
+            assert counted.fetched == {batch_size // workers // here}
 
 
 @settings(max_examples=5, deadline=None)
@@ -178,6 +173,20 @@ def test_a_start_at_any_step_is_the_same_as_skipping_to_it(start, size, batch_si
     assert_equal(list(made.batches(start, start + 2).as_numpy_iterator()), skipped)
 
 
+def test_batches_have_no_end():
+    """Otherwise several workers ask each other at every step whether one has reached it.
+
+    See `_enable_get_next_as_optional` in TensorFlow's `distribute/input_lib.py`.
+    """
+    shard = InputShard(replicas=2, here=2)
+    normalization = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    splits = EvalPipeline(source(), global_batch_size=8, shard=shard, **normalization)
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    for dataset in (pipeline(shard=shard).batches(5), splits.batches()):
+        distributed = strategy.distribute_datasets_from_function(lambda _, x=dataset: x)
+        assert distributed.cardinality == tf.data.INFINITE_CARDINALITY
+
+
 # What does not suit the data is refused when the pipeline is made.
 
 
@@ -188,9 +197,15 @@ def test_a_batch_must_divide():
             mean=(), std=(), shard=InputShard(replicas=4))  # fmt: skip
 
 
-def test_pairs_stay_together_on_a_worker():
-    refused("use a larger --batch_size", pipeline, batch_size=6, shard=InputShard(replicas=2))
-    pipeline(batch_size=6, shard=InputShard(replicas=2), augment="crop:2,flip,cutout:3")
+def test_pairs_stay_together_on_a_replica():
+    shard = InputShard(replicas=2, here=2, microbatches=3)
+    message = refused("pairs", pipeline, batch_size=18, shard=shard)
+    assert message == (
+        "mixup and cutmix combine pairs of examples: with batch_size=18, a replica has 3 of a "
+        "microbatch; use a multiple of 12"
+    )
+    pipeline(batch_size=18, shard=shard, augment="crop:2,flip,cutout:3")
+    pipeline(batch_size=24, shard=shard)
 
 
 def test_pairs_need_an_even_batch():
@@ -317,7 +332,8 @@ def test_evaluation_sees_each_example_once(size, replicas):
     )
     assert made.size == size
     seen = []
-    for images, labels, mask in made.batches():
+    # Behind them, no example counts.
+    for images, labels, mask in made.batches().take((made.num_batches + 2) * replicas):
         assert images.shape == (8 // replicas, 8, 8, 3)
         which = images[:, 0, 0, 0].numpy().round().astype(int)
         np.testing.assert_array_equal(labels, which % 5)

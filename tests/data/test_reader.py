@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 
 from data import reader as module
-from data.files import open_files
 from data.reader import ImageReader
 from data.source import DataError
-from tests.data.helpers import KINDS, encoded, exif, fetch, noise, photo, read, refused, write
+from tests.data.helpers import (
+    KINDS,
+    encoded,
+    exif,
+    fetch,
+    noise,
+    open_paths,
+    photo,
+    read,
+    refused,
+    write,
+)
 
 SHAPE = (24, 24, 3)
 
@@ -60,8 +70,8 @@ def test_a_folder_of_all_formats(reader, tree, keras_home):
     items = [item for batch in batches for item in batch]
     good = [item for item in items if not isinstance(item, DataError)]
     paths = [pathlib.Path(path) for path in paths]
-    trained, skipped = open_files(paths, [0] * len(paths), SHAPE, skip=True)
-    assert [path for path, _ in good] == [str(file.path) for file in trained.files]
+    trained, skipped = open_paths(paths, [0] * len(paths), SHAPE, skip=True)
+    assert [path for path, _ in good] == [*map(trained.describe, range(len(trained.labels)))]
     np.testing.assert_array_equal([image for _, image in good], fetch(trained, range(116)))
     errors = [
         str(item).split(" cannot be read: ")[0] for item in items if isinstance(item, DataError)
@@ -136,9 +146,9 @@ def test_each_file_is_read_once_and_few_ahead(reader, tmp_path, monkeypatch):
     taken, headers = [], collections.Counter()
     read_header = module.read_header
 
-    def count(path, size):
+    def count(path):
         headers[str(path)] += 1
-        return read_header(path, size)
+        return read_header(path)
 
     def paths():
         for i in range(1000):

@@ -109,12 +109,12 @@ def examples(size=8, seed=0):
     return images, generator.integers(0, 3, size).astype(np.int32)
 
 
-def take_steps(strategy, state, batches, step=None, **settings):
+def take_steps(strategy, state, batches, step=None, *, compile_update=None, **settings):
     """Makes an update for each global batch, and returns the TrainStep, which is traced by then."""
     size = len(batches[0][0])
     if step is None:
         settings = StepSettings(global_batch_size=size, **settings)
-        step = TrainStep(strategy, state, settings, schedule(0.1))
+        step = TrainStep(strategy, state, settings, schedule(0.1), compile_update=compile_update)
     replicas = strategy.num_replicas_in_sync
     rows = rows_by_replica(size, step.settings.accumulation, replicas)
     images, labels = (
@@ -158,9 +158,10 @@ class Batches:
         self.faults = self.fail if faults is None else set(faults)
         self.calls, self.asked = [], []
 
-    def batches(self, start_step, stop_step):
+    def batches(self, start_step, stop_step=None):
         self.calls.append((start_step, stop_step))
-        numbers = range(start_step, stop_step)
+        # As good as without an end.
+        numbers = range(start_step, start_step + 64 if stop_step is None else stop_step)
         images, labels = map(np.stack, zip(*map(self._batch, numbers), strict=True))
         fails = np.repeat([number in self.fail for number in numbers], self.size)
         images, labels = images.reshape(-1, 4), labels.reshape(-1)
@@ -191,17 +192,22 @@ class Split:
 
     def __init__(self, images, labels, replicas=1, *, batch=8, fail=(), size=None):
         self.size = len(images) if size is None else size
+        self.num_batches = -(-len(images) // batch)
         self.asked = []
-        filled = -(-len(images) // batch) * batch
+        filled = (self.num_batches + 1) * batch  # One is left over.
         order = np.minimum(np.arange(filled), len(images) - 1)
         mask = (np.arange(filled) < len(images)).astype(np.float32)
-        fails = np.isin(np.arange(filled) // batch, list(fail))
+        # Nobody needs the one behind the last.
+        fails = np.isin(np.arange(filled) // batch, [*fail, self.num_batches])
         self._fail = set(fail)
         dataset = tf.data.Dataset.from_tensor_slices((images[order], labels[order], mask, fails))
         self._dataset = _failing(dataset.batch(batch // replicas))
 
     def batches(self):
         return self._dataset
+
+    def prepare(self, images):
+        return images
 
     def find_fault(self, batch):
         self.asked.append(batch)
@@ -216,7 +222,11 @@ def _failing(dataset):
         with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(fails), ["bad bytes"])]):
             return tuple(map(tf.identity, element))
 
-    return dataset.map(check, num_parallel_calls=2, deterministic=True).prefetch(2)
+    # As the pipelines of `data` do: an iterator that is deleted can wait for the thread.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.map(check, num_parallel_calls=2, deterministic=True)
+    return dataset.prefetch(2).with_options(options)
 
 
 def draws_by_hand(seed, step, total, jit=False):

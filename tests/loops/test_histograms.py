@@ -94,7 +94,7 @@ def test_histograms_are_of_the_weights_and_the_batch_of_each_multiple(whole):
         expected = 2 * images.min(), 2 * images.max(), 32
         assert range_of(found["stage_activations/twice", step]) == pytest.approx(expected)
         assert found["stage_gradients/head", step][:, 2].sum() == 12
-    assert [call for call in calls if call[1] - call[0] == 1] == [(3, 4), (7, 8), (11, 12)]
+    assert [call for call in calls if call[1] is not None] == [(3, 4), (7, 8), (11, 12)]
 
 
 class Crash(Hook):

@@ -64,17 +64,21 @@ def keras_weights(name, steps):
     return [variable.numpy() for variable in net.trainable_variables]
 
 
-def own_weights(name, strategy, steps):
+def own_weights(name, strategy, steps, rate=RATE, **settings):
     """After as many updates by `apply_update`."""
+    settings = {"weight_decay": 0.0, "decoupled": True, **settings}
     with strategy.scope():
         net = make_net()
-        optimizer = make_optimizer(name, net, RATE)
+        optimizer = make_optimizer(name, net, rate)
     variables = [variable.value for variable in net.trainable_variables]
 
     @tf.function
     def update(values):
+        def on_device(_, *gradients):
+            apply_update(optimizer, variables, gradients, **settings)
+
         on_replicas = strategy.run(lambda: [tf.identity(value) for value in values])
-        apply_update(strategy, optimizer, variables, on_replicas, weight_decay=0.0, decoupled=True)
+        strategy.extended.update(variables[0], on_device, args=on_replicas, group=False)
         optimizer.iterations.assign_add(1)
 
     for step in range(steps):
@@ -184,6 +188,24 @@ def test_weight_decay_leaves_biases_alone(strategy, name, decoupled):
     expected = 1 - 0.1 * 0.01 * (1 if decoupled else 1.9)
     np.testing.assert_allclose(change, np.full((4, 3), expected), rtol=1e-5)
     np.testing.assert_allclose(weights(state.net)[1], bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoupled"),
+    [pytest.param("sgd", False, marks=pytest.mark.slow), ("adamw", True)],
+)
+def test_a_multiplied_rate_is_that_rate(one_replica, name, decoupled):
+    """For the variables that it is for, and for decoupled decay too."""
+
+    def trained(rate, multipliers):
+        rate, decay = LearningRate("constant", peak=rate, total_steps=8), {"weight_decay": 0.3}
+        settings = {**decay, "decoupled": decoupled, "multipliers": multipliers}
+        return own_weights(name, one_replica, 2, rate, **settings)
+
+    full, half = trained(0.05, None), trained(0.025, None)
+    # Kernels and biases of each.
+    multipliers = [0.5] * 3 + [1] * (len(full) - 3)
+    assert_close(trained(0.05, multipliers), [*half[:3], *full[3:]], rtol=0, atol=0)
 
 
 def test_decay_goes_by_shape():

@@ -1,5 +1,6 @@
 """Updates against figures worked out by hand, and one replica against two."""
 
+import itertools
 import time
 
 import numpy as np
@@ -202,6 +203,55 @@ def test_accumulation_is_the_same_update(one_replica):
         np.testing.assert_allclose(cut.window[name].numpy(), value.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def needs(tensor, other):
+    """Whether an operation must wait for another in the graph."""
+    queue, seen = [tensor.op], set()
+    while queue:
+        op = queue.pop()
+        if op is other.op:
+            return True
+        if op not in seen:
+            seen.add(op)
+            queue += [*(x.op for x in op.inputs), *op.control_inputs]
+    return False
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["one_replica", pytest.param("two_replicas", marks=pytest.mark.slow)],
+    indirect=True,
+)
+def test_a_microbatch_begins_when_the_gradients_of_the_one_before_are_there(strategy):
+    """So that the activations of one are held at a time."""
+    images, gradients = [], []
+
+    @tf.custom_gradient
+    def record(x):
+        def backward(gradient):
+            gradients.append(tf.identity(gradient))
+            return gradients[-1]
+
+        return tf.identity(x), backward
+
+    class Recording(Linear):
+        def call(self, x, *, training):
+            if training:
+                images.append(x)
+                return x @ record(self.dense.kernel.value) + self.dense.bias.value
+            return super().call(x, training=training)
+
+    state = make_state(strategy, net=Recording)
+    take_steps(strategy, state, [examples(12)], accumulation=3)
+    parts = list(zip(images, gradients, strict=True))
+    assert len(parts) == 3 * strategy.num_replicas_in_sync
+    while parts:
+        # A replica is traced after the other.
+        of_replica, parts = parts[:3], parts[3:]
+        for (_, before), (after, _) in itertools.pairwise(of_replica):
+            assert needs(after, before)
+            assert not needs(before, after)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_two_replicas_make_the_updates_of_one(one_replica, two_replicas, optimizer):
     batches = [examples(seed=s) for s in range(5)]
@@ -346,9 +396,9 @@ def test_float16_overflow_on_one_replica_drops_the_update_on_all(two_replicas):
     ("strategy", "on_nan", "bad", "loss_scale"),
     [
         ("one_replica", "stop", np.inf, False),
-        ("one_replica", "skip", np.nan, True),
+        pytest.param("one_replica", "skip", np.nan, True, marks=pytest.mark.slow),
         ("two_replicas", "restore", np.nan, True),
-        ("two_replicas", "skip", np.inf, False),
+        pytest.param("two_replicas", "skip", np.inf, False, marks=pytest.mark.slow),
     ],
     indirect=["strategy"],
 )
@@ -392,7 +442,7 @@ def test_an_update_that_is_not_finite_changes_nothing(strategy, on_nan, bad, los
 
 
 def test_skips_without_an_end_abort(one_replica, monkeypatch):
-    monkeypatch.setattr("loops.step.MAX_CONSECUTIVE_SKIPS", 3)
+    monkeypatch.setattr("loops.update.MAX_CONSECUTIVE_SKIPS", 3)
     state, (images, labels) = make_state(one_replica), examples()
     images[0] = np.nan
     take_steps(one_replica, state, [(images, labels)] * 5, on_nan="skip")

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nets.batch_norm import BatchNorm, BatchNormDefaults, batch_norm_defaults
+from nets.batch_norm import (
+    BatchNorm,
+    BatchNormDefaults,
+    batch_norm_defaults,
+    values_per_channel,
+)
 
 
 def images(*shape, seed=0):
@@ -103,6 +108,14 @@ def test_synchronized_replicas_normalize_as_one_with_the_whole_batch(two_replica
     np.testing.assert_allclose(np.concatenate(local(of_x)), expected[0], atol=2e-3 * scale)
     np.testing.assert_allclose(sum(local(of_gamma)), expected[1], rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(sum(local(of_beta)), expected[2], rtol=1e-4, atol=1e-4)
+
+
+def test_values_are_counted_beyond_int32():
+    """As many replicas as have more than 2^31 values of all channels, then of each."""
+    shape = tf.constant([256, 112, 112, 64], tf.int64)
+    for replicas in (11, 700):
+        found = values_per_channel(shape, replicas).numpy()
+        assert found == np.float32(replicas * 256 * 112 * 112)
 
 
 def test_other_replicas_normalize_with_their_own_examples(two_replicas):

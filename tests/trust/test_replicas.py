@@ -95,8 +95,8 @@ def test_a_run_of_two_workers_is_resumed_by_one(trained, tmp_path, capsys):
 # What srun does for two tasks, where there is no Slurm.
 SRUN = """#!/bin/bash
 for task in 0 1; do
-    SLURM_PROCID=$task SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost \\
-        SLURM_STEP_TASKS_PER_NODE=2 "$@" &
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NUM_TASKS=2 \\
+        SLURM_STEP_NODELIST=localhost SLURM_STEP_TASKS_PER_NODE=2 "$@" &
     tasks+=($!)
 done
 for task in ${tasks[@]}; do wait $task || code=$?; done
@@ -133,8 +133,9 @@ def test_one_two_and_four_replicas_and_a_slurm_job_end_with_the_same_weights(tmp
         args = (*short, f"--num_gpus={replicas}", f"--run_dir={tmp_path / str(replicas)}")
         code, _, err = helpers.real("train.py", *args)
         assert (code, err) == (0, "")
-    out = sbatch(tmp_path, *short, "--run_dir=workers")
-    assert out.startswith("waiting for 2 workers\n")
+    out = sbatch(tmp_path, *short, "--num_gpus=2", "--run_dir=workers")
+    assert out.startswith("waiting for 2 workers\ndevice 2 workers, each CPU, 2 logical devices")
+    assert out.count(" on 4 replicas\n") == 1
     assert out.count("\ntest  ") == 1
     for other in ("2", "4", "workers"):
         assert_equivalent(tmp_path / "1", tmp_path / other)

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from loops.distributed.cluster import Cluster, find_cluster
-from loops.distributed.devices import make_strategy
 from loops.errors import RunError
 
 TWO = {"worker": ["a:2222", "b:2222"]}
@@ -225,6 +224,22 @@ def test_absurd_lists_are_refused_quickly(kwargs):
     assert time.process_time() - started < 2
 
 
-def test_several_replicas_on_each_of_several_machines_need_gpus():
-    with pytest.raises(RunError, match="--num_gpus=2 on several machines needs GPUs"):
-        make_strategy(2, "cpu", Cluster(("a:1", "b:1"), 0))
+def places(environments):
+    """Of each worker, its place among those on its machine, and their number."""
+    clusters = [find_cluster("auto", environment) for environment in environments]
+    return [(cluster.local_index, cluster.local_count) for cluster in clusters]
+
+
+def test_the_place_of_a_worker_on_its_machine():
+    cluster = {"worker": ["a:1", "b:1", "a:2", "[::1]:1", "[::1]:2"]}
+    environments = [tf_config(cluster, index=i) for i in range(5)]
+    assert places(environments) == [(0, 2), (0, 1), (1, 2), (0, 2), (1, 2)]
+    layout = {"STEP_NODELIST": "a,b", "STEP_TASKS_PER_NODE": "3,1"}
+    tasks = [slurm(**layout, PROCID=i, LOCALID=n) for i, n in enumerate([0, 1, 2, 0])]
+    assert places(tasks) == [(0, 3), (1, 3), (2, 3), (0, 1)]
+
+
+def test_slurm_tasks_that_alternate_between_nodes_are_refused():
+    """As with srun --distribution=cyclic, where task 1 is the first on the second node."""
+    with pytest.raises(RunError, match=r"SLURM_LOCALID=0 of task 1.*use srun --distribution=block"):
+        find_cluster("auto", slurm(PROCID=1, LOCALID=0))

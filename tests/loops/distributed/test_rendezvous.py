@@ -23,9 +23,9 @@ def addresses():
 class Worker(threading.Thread):
     """A thread that calls `meet` and keeps the message of its error."""
 
-    def __init__(self, addresses, index, seconds=20.0):
+    def __init__(self, addresses, index, seconds=20.0, devices="1 CPU"):
         super().__init__(daemon=True)
-        self.args, self.error = (addresses, index, seconds), None
+        self.args, self.error = (addresses, index, seconds, devices), None
         self.start()
 
     def run(self):
@@ -42,7 +42,7 @@ class Worker(threading.Thread):
 
 def hello(addresses, index):
     """What a worker sends to the chief."""
-    return json.dumps([addresses, index]).encode() + b"\n"
+    return json.dumps([addresses, index, "1 CPU"]).encode() + b"\n"
 
 
 def connected(addresses, text):
@@ -118,6 +118,16 @@ def test_a_worker_with_other_addresses_is_refused(addresses):
     assert chief.outcome() == (
         f"worker 1 at {others[1]} was given the workers {', '.join(others)}, but the chief "
         f"{', '.join(addresses)}; start all workers with the same list"
+    )
+    assert other.outcome() == CHIEF_STOPPED.format(addresses[0])
+
+
+def test_a_worker_with_other_devices_is_refused(addresses):
+    """TensorFlow would fail, or wait, in its first exchange."""
+    chief, other = Worker(addresses, 0), Worker(addresses, 1, devices="2 GPUs")
+    assert chief.outcome() == (
+        f"worker 1 at {addresses[1]} uses 2 GPUs, but the chief 1 CPU; give all workers the same "
+        "--num_gpus and --device, and check that each sees its GPUs"
     )
     assert other.outcome() == CHIEF_STOPPED.format(addresses[0])
 
