@@ -110,6 +110,7 @@ def time_steps(run: Callable[[int], None], spec: Spec) -> dict:
     """
     run(1)
     first = time.perf_counter() - _STARTED
+    run(2)
     seconds = _seconds(lambda: run(2)) / 2
     if spec.on_gpus:  # Clocks and caches settle.
         steps = max(5, math.ceil(spec.seconds / seconds))
