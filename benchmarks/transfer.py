@@ -48,17 +48,20 @@ ARMS = {
         {"init_from": "source"},
         [(0.002, None), (0.005, None), (0.01, None), (0.02, None), (0.05, None)],
     ),
-    "head_rate": ({"init_from": "source"}, [(0.005, 0.05), (0.01, 0.1), (0.02, 0.2)]),
+    "head_rate": (
+        {"init_from": "source"},
+        [(0.0005, 0.005), (0.001, 0.01), (0.002, 0.02), (0.005, 0.05), (0.01, 0.1), (0.02, 0.2)],
+    ),
     "frozen": (
         {"init_from": "source", "freeze": TRUNK},
-        [(0.05, None), (0.1, None), (0.2, None)],
+        [(0.02, None), (0.05, None), (0.1, None), (0.2, None)],
     ),
 }
 CHOSEN = {
-    "scratch": (0.1, None),
-    "whole": (0.02, None),
-    "head_rate": (0.01, 0.1),
-    "frozen": (0.1, None),
+    "scratch": (0.2, None),
+    "whole": (0.005, None),
+    "head_rate": (0.001, 0.01),
+    "frozen": (0.05, None),
 }
 
 

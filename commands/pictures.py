@@ -180,7 +180,8 @@ def draw_batch(batches: data.TrainPipeline, info: DataInfo):
         data.DataError: an image cannot be read.
     """
     try:
-        (images, labels), *_ = batches.batches(0, 1)  # That of the first replica.
+        element, *_ = batches.batches(0, 1)  # That of the first replica.
+        images, labels = batches.prepare(*element)
     except tf.errors.OpError:
         fault = batches.find_fault(0)
         if fault is None:

@@ -241,7 +241,7 @@ def trainings(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_rehearsal_passes_its_checks(trainings):
-    checks = gpu_checks.checks(2, ("float32", "mixed_float16"), on_gpus=False)
+    checks = gpu_checks.checks(2, ("float32",), on_gpus=False)
     # The net has dropout, for which XLA draws other numbers.
     rows = [gpu_checks.run_check(check, trainings) for check in checks if "jit" not in check.name]
     assert [row["found"] for row in rows if not row["ok"]] == []
@@ -257,7 +257,7 @@ def test_a_rehearsal_passes_its_checks(trainings):
             ("--schedule=constant",),
             "test differs by",
         ),  # Which lowers no rate after the first steps.
-        (("--num_gpus=2", "--batch_size=63"), "exit code 2, not 0: --batch_size=63"),
+        (("--num_gpus=2", "--batch_size=63"), "exit code 2, not 0: train.py: --batch_size=63"),
     ],
 )
 def test_a_training_that_differs_or_fails_fails_a_check(trainings, flags, found):

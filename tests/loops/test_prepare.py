@@ -19,12 +19,11 @@ def prepare(images, labels, step, rows):
     return scaled(images) + numbers[:, None], labels
 
 
-def test_a_step_is_made_from_what_is_prepared(strategy):
+def test_a_step_is_made_from_what_is_prepared(two_replicas):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 16, (8, 4)).astype(np.uint8)
     _, labels = examples()
-    replicas, rows = strategy.num_replicas_in_sync, np.arange(8)
-    n = 8 // replicas
+    strategy, replicas, n, rows = two_replicas, 2, 4, np.arange(8)
     pieces = [(images[i : i + n], labels[i : i + n], 7, rows[i : i + n]) for i in range(0, 8, n)]
     elements = tuple(np.stack(x) for x in zip(*pieces, strict=True))
     finished = [np.float32(images / 8 - 1 + (7 + rows)[:, None]), labels]
