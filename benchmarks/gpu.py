@@ -232,7 +232,8 @@ def main(argv: list[str] | None = None) -> None:
     ours = [row for row in content["timings"] if row["what"] == "tensorflow"]
     broken = [row for row in ours if row.get("failed", "out of memory") != "out of memory"]
     failed = [row for row in content["checks"] if not row["ok"]]
-    print(f"{args.out / 'gpu.md'}: {len(failed)} of {len(content['checks'])} checks failed")
+    checks = f"{len(failed)} of {len(content['checks'])} checks failed"
+    print(f"report: {args.out / 'gpu.md'}{'; ' + checks if content['checks'] else ''}")
     sys.exit(bool(failed or broken))
 
 

@@ -48,6 +48,7 @@ LISTS = {
     ),
     "seeds": (*JUNK[1:], "nan", "-1", "1.5", "1,x", ",", "1,1", "1;2", str(2**32)),
     "tta": (*JUNK[1:], ",", "flip,", "flip,x", "flip;shifts", "Flip"),
+    "freeze": (*JUNK[1:], ",", "stem,", "stem,x", "stem;x", '"stem'),
     "hooks": (*JUNK[1:], ",", "stage_norms,", "stage_norms,x", "stage_norms;x", '"stage_norms'),
 }  # fmt: skip
 # Settings that are names in a table.

@@ -15,10 +15,10 @@ ARGS = (
 @pytest.mark.slow
 def test_every_figure_is_that_of_a_run_augmented_in_the_pipeline(tmp_path, monkeypatch):
     """In training, evaluation, histograms and replay; on GPUs, it is the way things are done."""
-    with tiny_net():
+    with tiny_net(draws=True):
         host, device = tmp_path / "host", tmp_path / "device"
         call("train.py", *ARGS, f"--run_dir={host}")
-        # Pictures are drawn from batches of the default strategy.
+        # Those of pictures at the end are of the default strategy.
         monkeypatch.setattr(
             build, "on_gpus", lambda strategy: strategy is not tf.distribute.get_strategy()
         )

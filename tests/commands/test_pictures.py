@@ -61,12 +61,13 @@ def test_no_mistakes(grids):
     assert grids[0][0].shape == (0, 2, 3, 1)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_the_first_batch_is_drawn_as_the_net_sees_it(grids, channels):
-    """With its own labels, in pixels again, whatever the normalization."""
+@pytest.mark.parametrize(("channels", "on_device"), [(1, False), (2, False), (3, False), (3, True)])
+def test_the_first_batch_is_drawn_as_the_net_sees_it(grids, channels, on_device):
+    """With its own labels, in pixels again, whatever the normalization and where it is done."""
     batches = data.TrainPipeline(
         source(9, channels), global_batch_size=6, seed=3, augmentations=(),
         mean=[0.1, 0.2, 0.3][:channels], std=[0.5, 0.6, 0.7][:channels], num_classes=3,
+        on_device=on_device,
     )  # fmt: skip
     info = types.SimpleNamespace(mean=batches.mean, std=batches.std, class_names=NAMES)
     draw_batch(batches, info)
@@ -117,7 +118,7 @@ def hook(monkeypatch):
         images = []
         writers = {name: Writer(name, images) for name in ("train", "val", "test")}
         info = types.SimpleNamespace(class_names=NAMES)
-        dataset = types.SimpleNamespace(splits={"val": None, "test": None})
+        dataset = types.SimpleNamespace(evaluated=lambda split: None)
         return Pictures(writers, info, dataset, every), images
 
     return make
