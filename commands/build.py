@@ -73,21 +73,23 @@ def load_data(config: Config) -> data.Dataset:
 
     Raises:
         data.DataError: it cannot be used.
-        ConfigError: a fraction is to be held out, and there is a validation split.
     """
-    dataset = data.load(
+    return data.load(
         config.dataset,
         data_dir=config.data_dir,
         val_fraction=config.val_fraction,
         image_size=config.image_size,
         bad_images=config.bad_images,
     )
+
+
+def check_validation(config: Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if a fraction is to be held out, and there is a validation split."""
     if dataset.own_val and config.val_fraction != Config.val_fraction:
         raise ConfigError(
             f"--val_fraction={config.val_fraction}: {dataset.name} has a validation split of its "
             "own; leave the flag out, or train without validation with --val_fraction=0"
         )
-    return dataset
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -141,12 +143,12 @@ def resolve(config: Config, dataset: data.Dataset, origin: Origin | None = None)
     augment = data.format_augment(data.parse_augment(augment))
     config = dataclasses.replace(config, **missing, augment=augment)
     nets.check_size(config.net, dataset.image_shape, config.stem)
-    _check_stages(config)
+    check_stages(config)
     make_plan(config, size)
     return config
 
 
-def _check_stages(config: Config) -> None:
+def check_stages(config: Config) -> None:
     """Checks --freeze and --head_learning_rate, of settings with a stem; raises ConfigError."""
     _accept("freeze", lambda: nets.check_stages(config.net, config.freeze, stem=config.stem))
     if config.head_learning_rate is not None:

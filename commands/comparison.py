@@ -30,7 +30,8 @@ _WITHOUT_EFFECT = ("seed", "device", "deterministic", "log_steps")
 _FOLLOWS_FROM = {
     "stem": ("dataset", "image_size", "init_from"),
     "image_size": ("dataset", "data"),
-    "augment": ("dataset",),
+    "augment": ("dataset", "image_size"),
+    "eval_crop": ("augment",),
     "label_smoothing": ("net",),
     "batch_norm_momentum": ("net", "epochs", "batch_size", "train_data"),
     "learning_rate": ("optimizer",),

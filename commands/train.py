@@ -99,6 +99,7 @@ def _train(
     terminal.line(f"device {devices}")
     workers = Workers(strategy, cluster)
     dataset = build.load_data(options.config)
+    build.check_validation(options.config, dataset)
     report_skipped(dataset.skipped, terminal)
     if dataset.note:
         terminal.line(f"note   {dataset.note}")
@@ -185,11 +186,13 @@ def _describe(options: TrainOptions) -> str:
     nets.check_name(options.net)
     size = options.image_size or 32
     origin = find_origin(build.with_absolute_paths(options.config))
+    stem = options.stem or build.default_stem((size, size, 3), origin)
+    build.check_stages(dataclasses.replace(options.config, stem=stem))
     net = nets.build(
         options.net,
         num_classes=options.num_classes or 10,
         image_shape=(size, size, 3),
-        stem=options.stem or build.default_stem((size, size, 3), origin),
+        stem=stem,
         auxiliary=options.auxiliary,
     )
     return table(trace(net, (size, size, 3)))

@@ -71,7 +71,10 @@ def _class_dirs(root: pathlib.Path) -> list[bytes]:
     """The names of the directories of the classes; raises DataError if there is none."""
     class_dirs = class_directories(root)
     if not class_dirs:
-        raise DataError(f"{root} has no class directories; put images into {root}/<class>/")
+        raise DataError(
+            f"{root} has no class directories; put images into {root}/<class>/, or move it away if "
+            "its images have no labels"
+        )
     return class_dirs
 
 

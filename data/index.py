@@ -69,6 +69,8 @@ class Index:
                 _write(self.path, version=np.array(_VERSION), names=names, facts=facts)
 
     def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.path is None or not self.path.is_file():  # Opening a pipe would block forever.
+            return np.zeros(0, np.bytes_), np.zeros(0, FACTS)
         try:
             # Without pickle, which could run code.
             with np.load(self.path, allow_pickle=False) as file:
