@@ -141,6 +141,7 @@ def test_bad_images_are_skipped_by_training_and_evaluation(tmp_path, capsys):
     assert "(2 examples" in out
 
 
+@pytest.mark.slow
 def test_bad_images_of_other_data_are_named(tmp_path, capsys):
     root = write_tree(tmp_path / "colors", count=3)
     run = f"--run_dir={tmp_path / 'run'}"
@@ -164,6 +165,7 @@ def test_names_that_cannot_be_printed_are_escaped(tmp_path, capsys):
     assert "\n  r\\xffd\\n  " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_three_images_and_a_batch_of_eight(tmp_path, capsys):
     root = write_tree(tmp_path / "few", count=1)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "train" / "red" / "1.png")

@@ -21,23 +21,12 @@ from tests.commands.helpers import TINY, Command, call, contents, finish, read, 
 # pattern, or which is left of it if a special character is lost.
 NAMES = {
     "lr?": "lr1",
-    "-it's a*b {br} ü ☃ %41 $HOME": "-it's a b {br} ü ☃ %41 $HOME",
-}
-ONE_BY_ONE = {
+    "-it's a*b, {br} ü ☃ %41 $HOME": "-it's a b, {br} ü ☃ %41 $HOME",
     "lr[1]": "lr1",
     "back\\slash": "backslash",
     "new\nline": "new",
     "lr=[0.1]": "lr=0",
-    "a*b": "a, b",
-    "sp ace": "sp",
-    "quote'": "quote",
-    "-dash": "dash",
-    "{br}": "br",
-    "ü ☃": "u",
-    "%41": "A",
-    "$HOME": "HOME",
     "[!a]": "b",
-    "a,b": "a",
     "é" * 100: "e",
 }
 
@@ -76,7 +65,7 @@ def other_run(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "other"),
-    [*NAMES.items(), *(pytest.param(*x, marks=pytest.mark.slow) for x in ONE_BY_ONE.items())],
+    [x if x[0] == "lr?" else pytest.param(*x, marks=pytest.mark.slow) for x in NAMES.items()],
 )
 def test_every_command_works_beside_another_run(
     name, other, other_run, tmp_path, monkeypatch, capsys

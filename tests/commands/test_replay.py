@@ -168,6 +168,7 @@ def test_only_the_picture_is_new(replayed):
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed(run_dir, tmp_path, capsys):
     """Before the first row, and its checkpoint is damaged: it starts from the seed."""
     shutil.copytree(run_dir, tmp_path / "run")

@@ -144,6 +144,7 @@ def write_images(root, count, classes=("blue", "red")):
     return root
 
 
+@pytest.mark.slow
 def test_files_that_were_added_are_not_scored(tmp_path, capsys):
     """The splits would be others: what was trained on could be in them."""
     write_images(tmp_path / "images", 10)
@@ -273,6 +274,7 @@ def never_waits(monkeypatch):
     monkeypatch.setattr(evaluation.time, "sleep", sleep)
 
 
+@pytest.mark.slow
 def test_follow_again_adds_only_what_is_new(tmp_path, start, capsys, never_waits):
     run_dir = tmp_path / "run"
     args = start(run_dir)
@@ -320,6 +322,7 @@ def test_two_splits_can_be_followed_at_once(finished, tmp_path, monkeypatch, nev
             ]
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_initial_weights_is_refused(tmp_path, monkeypatch, capsys, start):
     """A file that is gone is not needed."""
     monkeypatch.setattr(pretrained, "load", lambda *args, **kwargs: "model")

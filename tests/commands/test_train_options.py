@@ -25,6 +25,7 @@ def seeds(tmp_path_factory):
     return home, runs
 
 
+@pytest.mark.slow
 def test_each_seed_gives_the_run_of_its_own_command(seeds):
     home, runs = seeds
     assert [run.path.name for run in runs] == ["seed_3", "seed_1"]
@@ -144,7 +145,7 @@ def test_patience_ends_a_run(tmp_path, capsys):
     assert f"stopped early at step {val[-1]['step']}: no improvement on val for 2 epochs" in out
 
 
-@pytest.mark.parametrize("verbosity", [0, 1, 2])
+@pytest.mark.parametrize("verbosity", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_verbosity(tmp_path, capsys, verbosity):
     args = (*TINY, "--epochs=1", "--log_steps=2", f"--verbosity={verbosity}")
     run = call("train.py", *args, f"--run_dir={tmp_path / 'run'}")

@@ -142,7 +142,12 @@ class Counting(ArraySource):
 
 
 @pytest.mark.parametrize(
-    ("workers", "here", "microbatches"), [(1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2), (3, 1, 2)]
+    ("workers", "here", "microbatches"),
+    [
+        (1, 2, 1),
+        (2, 2, 2),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1, 2), (2, 1, 1), (3, 1, 2))),
+    ],
 )
 def test_workers_together_have_the_batches_of_one(workers, here, microbatches):
     """From any step on, bit for bit, with every draw; and each reads only its own examples."""

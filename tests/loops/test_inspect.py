@@ -59,7 +59,11 @@ def test_gradients_losses_and_logits_by_hand(strategy):
 
 @pytest.mark.parametrize(
     ("net", "accumulation", "loss_scale"),
-    [(Statistics, 2, False), (TwoHeads, 1, True), (Drawing, 2, False)],
+    [
+        pytest.param(Statistics, 2, False, marks=pytest.mark.slow),
+        (TwoHeads, 1, True),
+        (Drawing, 2, False),
+    ],
 )
 def test_the_update_has_the_same_figures(strategy, net, accumulation, loss_scale):
     """To the last bit; and the inspection itself changes no variable on any replica."""

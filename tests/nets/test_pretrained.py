@@ -101,7 +101,7 @@ def test_another_number_of_classes_keeps_the_head():
 @pytest.mark.parametrize(
     ("ending", "top"),
     [
-        (".h5", True),
+        pytest.param(".h5", True, marks=pytest.mark.slow),
         pytest.param(".weights.h5", False, marks=pytest.mark.slow),
         pytest.param(".h5", False, marks=pytest.mark.slow),
         pytest.param(".weights.h5", True, marks=pytest.mark.slow),

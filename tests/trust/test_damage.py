@@ -26,7 +26,14 @@ def damage(run_dir, step, how):
             file.unlink()
 
 
-@pytest.mark.parametrize("how", ["truncated", "zeroed", "altered", "missing"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "truncated",
+        "missing",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("zeroed", "altered")),
+    ],
+)
 def test_training_continues_from_the_checkpoint_before_a_damaged_one(
     unfinished, tmp_path, capsys, how
 ):

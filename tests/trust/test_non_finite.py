@@ -107,7 +107,11 @@ def test_training_goes_back_and_leaves_out_batches(tmp_path, capsys, poison):
     ("policy", "message"),
     [
         ("skip", "the last of 100 in a row (loss "),
-        ("restore", "training went back 3 times already; the checkpoint of step 0 is kept. Try a"),
+        pytest.param(
+            "restore",
+            "training went back 3 times already; the checkpoint of step 0 is kept. Try a",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_that_diverges_ends(tmp_path, capsys, policy, message):
