@@ -17,7 +17,7 @@ from PIL import Image
 import data
 from commands import command_line
 from tests.commands import helpers
-from tests.commands.helpers import TINY, Command, call, read, refused, rows
+from tests.commands.helpers import TINY, Command, call, finish, read, refused, rows
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -129,13 +129,13 @@ def test_eval_of_splits_and_checkpoints(tiny, tmp_path, capsys):
     assert read(report)["step"] == 11
 
 
-def test_the_same_command_prints_the_result_again(finished, capsys, monkeypatch):
+def test_the_same_command_prints_the_result_again(finished):
     """Also on another number of replicas, which may change."""
     run_dir, first, args = finished
-    monkeypatch.chdir(run_dir.parent.parent)
     before = helpers.contents(run_dir)
-    call("train.py", *args, f"--run_dir=runs/{run_dir.name}", "--num_gpus=2")
-    note, *finished_lines, last = capsys.readouterr().out.splitlines()
+    args = (*args, f"--run_dir=runs/{run_dir.name}", "--num_gpus=2")
+    (printed,) = finish(Command("train.py", *args, cwd=run_dir.parent.parent))
+    note, *finished_lines, last = printed.splitlines()
     assert note == "device CPU, 2 logical devices (rehearsal): --device=cpu"
     assert finished_lines == [
         "This run is finished.",
