@@ -75,10 +75,12 @@ def test_val_beside_test_is_the_validation_split(tmp_path, capsys):
 def test_a_fraction_is_not_held_out_beside_a_validation_split(tmp_path):
     root = write_splits(tmp_path / "data", "train", "val", "test", classes=("a", "b"))
     config = Config(dataset="folder", data_dir=str(root), image_size=8)
-    assert len(build.load_data(config).splits["val"].labels) == 40
+    dataset = build.load_data(config)
+    assert len(dataset.splits["val"].labels) == 40
+    build.check_validation(config, dataset)
     config = Config(dataset="folder", data_dir=str(root), image_size=8, val_fraction=0.5)
     with pytest.raises(ConfigError, match=r"val_fraction=0[.]5: data has a validation"):
-        build.load_data(config)
+        build.check_validation(config, build.load_data(config))
 
 
 def accuracies(*values):
