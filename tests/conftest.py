@@ -12,6 +12,8 @@ with quiet():
 
 import pytest
 
+from loops.distributed.devices import make_strategy
+
 # Several replicas are several logical CPU devices. The number is fixed once TensorFlow has started,
 # so the whole suite runs with as many as any test needs.
 tf.config.set_logical_device_configuration(
@@ -32,11 +34,6 @@ def _default_precision():
     tf.keras.config.set_dtype_policy("float32")
 
 
-# One strategy for all tests: TensorFlow numbers the collective operations of each strategy from the
-# same start, so those of a second one in a process meet those of the first.
-_TWO_REPLICAS = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @pytest.fixture
 def one_replica():
     return tf.distribute.OneDeviceStrategy("CPU:0")
@@ -44,7 +41,7 @@ def one_replica():
 
 @pytest.fixture
 def two_replicas():
-    return _TWO_REPLICAS
+    return make_strategy(2, "cpu")[0]
 
 
 @pytest.fixture(params=["one_replica", "two_replicas"])

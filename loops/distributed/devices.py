@@ -5,6 +5,7 @@
 On several machines, making the strategy also connects the workers.
 """
 
+import functools
 import os
 
 import tensorflow as tf
@@ -47,7 +48,7 @@ def make_strategy(
     try:
         kind, names, description = _choose(num_gpus, device, cluster, precision, deterministic)
         if not cluster:
-            return _strategy(names), description
+            return _strategy(tuple(names)), description
     except RunError:
         raise
     except RuntimeError as error:  # As in a notebook that has used TensorFlow before.
@@ -97,7 +98,11 @@ def _use_cpu(count: int, cause: str | None) -> tuple[list[str], str]:
     return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
 
 
-def _strategy(devices: list[str]) -> tf.distribute.Strategy:
+# One strategy for the same devices: TensorFlow numbers the collective operations of each strategy
+# from the same start, so those of a second one in a process, as in a notebook that trains twice,
+# would meet those of the first.
+@functools.cache
+def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if len(devices) == 1:
         return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.MirroredStrategy(devices)

@@ -46,7 +46,7 @@ def machine(monkeypatch):
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # So that it is unset again afterwards.
         monkeypatch.delenv(name)
-    monkeypatch.setattr("loops.distributed.devices._strategy", lambda devices: devices)
+    monkeypatch.setattr("loops.distributed.devices._strategy", list)
     monkeypatch.setattr("loops.distributed.devices.connect", lambda *args: args)
     monkeypatch.setattr("loops.distributed.gpus.why_none", lambda environment: None)
     return Machine(monkeypatch)
@@ -267,3 +267,9 @@ def test_software_that_is_missing(system, monkeypatch, is_built_with_cuda, has_d
     monkeypatch.setattr("ctypes.CDLL", load)
     monkeypatch.setattr("tensorflow.test.is_built_with_cuda", lambda: is_built_with_cuda)
     assert gpu_devices.why_none({}) == f"there is an NVIDIA GPU, {cause}"
+
+
+def test_one_strategy_for_the_same_devices(two_replicas):
+    """Two would give their collective operations the same keys."""
+    assert make_strategy(2, "cpu")[0] is two_replicas
+    assert make_strategy(1, "cpu")[0] is make_strategy(1, "cpu")[0]
