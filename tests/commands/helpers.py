@@ -182,7 +182,7 @@ def _run(argv, cwd, streams, largest_file, draws, environment):
 def finish(*commands):
     """Waits for commands to end well; returns what they printed."""
     outputs = [command.wait() for command in commands]
-    assert [(code, err) for code, _, err in outputs] == [(0, "")] * len(commands)
+    assert all((code, err) == (0, "") for code, _, err in outputs), outputs
     return [out for _, out, _ in outputs]
 
 

@@ -346,7 +346,7 @@ ALL = {
     "a closed pipe": {"redirect": "| false"},
 }  # fmt: skip
 # Those that change what is printed, and one that contradicts another.
-ALONE = (("closed standard error",), ("a closed pipe",), ("a full disk",), ("an empty home",))
+ALONE = (("closed standard error",), ("a closed pipe", "an empty home"), ("a full disk",))
 TOGETHER = ("backends", "keras.json", "no home", "not UTF-8", "closed streams")
 
 

@@ -296,15 +296,13 @@ def test_the_state_is_of_the_same_history(tmp_path, run_dir, monkeypatch, saved,
 # To the last bit.
 
 EXACT = (*ARGS, "--deterministic", "--save_minutes=0.0001")
-LONG = ("--clip_norm=0.5", "--optimizer=adamw", "--precision=mixed_float16")
-TWO = ("--num_gpus=2", "--momentum=0.9")
+LONG = ("--num_gpus=2", "--clip_norm=0.5", "--optimizer=adamw", "--precision=mixed_float16")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [TWO, LONG], ids=["two", "float16"])
-def test_every_figure_is_equal_to_the_last_bit(tmp_path, more):
+def test_every_figure_is_equal_to_the_last_bit(tmp_path):
     """Of a finished run, and of one that was killed, in the middle of a window."""
-    args = (*EXACT, *more)
+    args = (*EXACT, *LONG)
     finish(
         Command("train.py", *args, f"--run_dir={tmp_path / 'run'}"),
         Command("train.py", *args, "--log_steps=1", f"--run_dir={tmp_path / 'steps'}"),
@@ -314,11 +312,12 @@ def test_every_figure_is_equal_to_the_last_bit(tmp_path, more):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     steps = {row["step"]: row for row in rows(tmp_path / "steps", "train")}
-    cases = [("run", 13), ("run", 30), ("killed", saved_step(tmp_path / "killed") + 2)]
+    cases = [("run", 13), ("killed", saved_step(tmp_path / "killed") + 2)]
     for name, step in cases:
         output = [f"--json={tmp_path / name}.json", f"--picture={tmp_path / name}.png"]
         command = Command("replay.py", f"--run_dir={tmp_path / name}", f"--step={step}", *output)
-        (printed,) = finish(command)
+        code, printed, _ = command.wait()  # How far it is, if it takes long, is on standard error.
+        assert code == 0
         found = read(tmp_path / f"{name}.json")
         assert found["loss"] == steps[step]["loss"] == steps[step]["highest_loss"]
         assert found["gradient_norm"] == steps[step]["gradient_norm"]

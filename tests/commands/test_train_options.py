@@ -178,15 +178,13 @@ def test_the_summary_has_the_figures_of_every_split(tmp_path, capsys):
 @pytest.mark.slow
 def test_nothing_but_results_is_printed_for_many_seeds(tmp_path):
     """TensorFlow would warn of the functions that each run traces."""
-    args = ("--dataset=digits", "--epochs=0.1", "--seeds=0,1,2,3,4,5", "--verbosity=0")
-    code, out, err = helpers.real(
-        "train.py", *args, "--device=cpu", f"--run_dir={tmp_path / 'runs'}"
-    )
-    assert (code, err) == (0, "")
+    args = (*TINY, "--epochs=0.1", "--verbosity=0")
+    many = (*args, "--seeds=0,1,2,3,4,5", f"--run_dir={tmp_path / 'runs'}")
+    (out,) = helpers.finish(helpers.Command("train.py", *many))
     assert [line.split()[0] for line in out.splitlines()[:6]] == ["test"] * 6
     # The last one is bit for bit that of a process of its own.
-    args = (*args[:2], "--seed=5", "--device=cpu", f"--run_dir={tmp_path / 'alone'}")
-    assert helpers.real("train.py", *args)[::2] == (0, "")
+    args = (*args, "--seed=5", f"--run_dir={tmp_path / 'alone'}")
+    helpers.finish(helpers.Command("train.py", *args))
     for name in ("metrics.jsonl", "predictions.npz"):
         alone = (tmp_path / "alone" / name).read_bytes()
         assert (tmp_path / "runs" / "seed_5" / name).read_bytes() == alone, name
