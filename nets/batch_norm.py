@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -89,46 +90,74 @@ class BatchNorm(tf.keras.layers.Layer):
         self.moving_variance = variable("moving_variance", "ones", **on_replicas)
 
     def call(self, x, *, training):
-        if not training:
-            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                x,
-                self.gamma.value,
-                self.beta.value,
-                mean=self.moving_mean.value,
-                variance=self.moving_variance.value,
-                epsilon=self.epsilon,
-                is_training=False,
-            )
-            return outputs
-        context = tf.distribute.get_replica_context()
-        if self.synchronized and context is not None and context.num_replicas_in_sync > 1:
-            outputs, mean, variance = self._normalize_synchronized(x, context)
-        else:
-            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-                x, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
-            )
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving.value * self.momentum + batch * (1 - self.momentum))
-        return outputs
+        return normalize([self], x, training=training)
 
-    def _normalize_synchronized(self, x, context):
-        """Normalizes over all replicas, which must have equally many examples.
 
-        Returns what the fused kernel returns: outputs, mean and unbiased variance.
-        """
-        values = tf.cast(x, tf.float32)
-        own = tf.stack(tf.nn.moments(values, axes=list(range(x.shape.rank - 1))))
-        # Gathers [replica, 2, channels]: each replica adds its moments to zeros for the others.
-        count = context.num_replicas_in_sync
-        mine = tf.one_hot(context.replica_id_in_sync_group, count)[:, None, None]
-        means, variances = tf.unstack(context.all_reduce("SUM", mine * own), axis=1)
-        mean = tf.reduce_mean(means, axis=0)
-        # E[x^2] - E[x]^2 would cancel where the variance is small relative to the mean.
-        between = tf.reduce_mean(tf.math.squared_difference(means, mean), axis=0)
-        variance = tf.reduce_mean(variances, axis=0) + between
-        outputs = tf.nn.batch_normalization(
-            values, mean, variance, self.beta.value, self.gamma.value, self.epsilon
+def normalize(layers: Sequence[BatchNorm], x: tf.Tensor, *, training: bool) -> tf.Tensor:
+    """Normalizes groups of channels, each with the variables of its own layer, in one kernel.
+
+    Args:
+        layers: with the same settings, for the channels of x in order.
+        x: [..., channels].
+        training: see `BatchNorm`.
+    """
+    settings = layers[0]
+    gamma, beta = _joined(layer.gamma for layer in layers), _joined(layer.beta for layer in layers)
+    if not training:
+        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            x,
+            gamma,
+            beta,
+            mean=_joined(layer.moving_mean for layer in layers),
+            variance=_joined(layer.moving_variance for layer in layers),
+            epsilon=settings.epsilon,
+            is_training=False,
         )
-        examples = values_per_channel(tf.shape(x, tf.int64), count)
-        unbiased = variance * examples / tf.maximum(examples - 1, 1)
-        return tf.cast(outputs, x.dtype), mean, unbiased
+        return outputs
+    context = tf.distribute.get_replica_context()
+    if settings.synchronized and context is not None and context.num_replicas_in_sync > 1:
+        outputs, mean, variance = _normalize_synchronized(x, gamma, beta, settings.epsilon, context)
+    else:
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, gamma, beta, epsilon=settings.epsilon, is_training=True
+        )
+    means, variances = _divided(mean, layers), _divided(variance, layers)
+    for layer, *statistics in zip(layers, means, variances, strict=True):
+        moving_statistics = (layer.moving_mean, layer.moving_variance)
+        for moving, batch in zip(moving_statistics, statistics, strict=True):
+            moving.assign(moving.value * layer.momentum + batch * (1 - layer.momentum))
+    return outputs
+
+
+def _joined(variables: Iterable) -> tf.Tensor:
+    """The values of vectors behind each other."""
+    values = [variable.value for variable in variables]
+    return tf.concat(values, axis=0) if len(values) > 1 else values[0]
+
+
+def _divided(vector: tf.Tensor, layers: Sequence[BatchNorm]) -> list[tf.Tensor]:
+    """The part of each layer's channels."""
+    if len(layers) == 1:
+        return [vector]
+    return tf.split(vector, [layer.gamma.shape[0] for layer in layers])
+
+
+def _normalize_synchronized(x, gamma, beta, epsilon, context):
+    """Normalizes over all replicas, which must have equally many examples.
+
+    Returns what the fused kernel returns: outputs, mean and unbiased variance.
+    """
+    values = tf.cast(x, tf.float32)
+    own = tf.stack(tf.nn.moments(values, axes=list(range(x.shape.rank - 1))))
+    # Gathers [replica, 2, channels]: each replica adds its moments to zeros for the others.
+    count = context.num_replicas_in_sync
+    mine = tf.one_hot(context.replica_id_in_sync_group, count)[:, None, None]
+    means, variances = tf.unstack(context.all_reduce("SUM", mine * own), axis=1)
+    mean = tf.reduce_mean(means, axis=0)
+    # E[x^2] - E[x]^2 would cancel where the variance is small relative to the mean.
+    between = tf.reduce_mean(tf.math.squared_difference(means, mean), axis=0)
+    variance = tf.reduce_mean(variances, axis=0) + between
+    outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, epsilon)
+    examples = values_per_channel(tf.shape(x, tf.int64), count)
+    unbiased = variance * examples / tf.maximum(examples - 1, 1)
+    return tf.cast(outputs, x.dtype), mean, unbiased

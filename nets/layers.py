@@ -6,9 +6,12 @@ Every layer takes `training` as a keyword without a default, and a test rejects 
 BatchNorm that never trains cannot be written by accident.
 """
 
+import contextlib
+import contextvars
+
 import tensorflow as tf
 
-from nets.batch_norm import BatchNorm
+from nets.batch_norm import BatchNorm, normalize
 from nets.dropout import Dropout
 
 
@@ -215,7 +218,85 @@ class Branches(Composite):
         return tuple(getattr(self, f"branch_{i}") for i in range(self.num_branches))
 
     def call(self, x, *, training):
-        return tf.concat([branch(x, training=training) for branch in self.branches], axis=-1)
+        started = self._start_siblings(x, training=training)
+        outputs = []
+        for branch in self.branches:
+            if branch in started:
+                output = started[branch]
+                for block in branch.blocks[1:]:
+                    output = block(output, training=training)
+            else:
+                output = branch(x, training=training)
+            outputs.append(output)
+        return concatenate(outputs)
+
+    def _start_siblings(self, x, *, training) -> dict[Chain, tf.Tensor]:
+        """The outputs of first layers that can be called jointly, by branch."""
+        groups = {}
+        for branch in self.branches if _joins.get() else ():
+            kind = branch.blocks and joint_kind(branch.blocks[0])
+            if kind:
+                groups.setdefault(kind, []).append(branch)
+        started = {}
+        for branches in groups.values():
+            if len(branches) > 1:
+                outputs = call_jointly([b.blocks[0] for b in branches], x, training=training)
+                started.update(zip(branches, outputs, strict=True))
+        return started
+
+
+_joins = contextvars.ContextVar("joins", default=True)
+
+
+@contextlib.contextmanager
+def layer_by_layer():
+    """Inside, every layer is called by itself, with TensorFlow's own gradients."""
+    token = _joins.set(False)
+    try:
+        yield
+    finally:
+        _joins.reset(token)
+
+
+def joint_kind(layer) -> tuple | None:
+    """What layers have in common that can be called jointly; None if that is not possible."""
+    if type(layer) is not ConvBatchNorm or not layer.built or layer.folded_kernel is not None:
+        return None
+    convolution, norm = layer.conv.conv, layer.batch_norm
+    if type(layer.conv) is not Convolution or type(norm) is not BatchNorm:
+        return None
+    return (
+        *(convolution.kernel_size, convolution.strides, convolution.padding, layer.relu),
+        *(norm.momentum, norm.epsilon, norm.synchronized),
+    )
+
+
+def call_jointly(layers, x: tf.Tensor, *, training: bool) -> list[tf.Tensor]:
+    """The outputs of layers of the same `joint_kind` on one input, from one convolution.
+
+    It reads the input once, and the gradients of the input are not summed over the layers: on two
+    CPU cores `inception10` trains 1.15 times as fast in bfloat16, and 1.05 times in float32.
+    """
+    kernel = tf.concat([tf.cast(layer.conv.conv.kernel, x.dtype) for layer in layers], axis=-1)
+    outputs = layers[0].conv.convolve(x, kernel)
+    outputs = normalize([layer.batch_norm for layer in layers], outputs, training=training)
+    outputs = tf.nn.relu(outputs) if layers[0].relu else outputs
+    return tf.split(outputs, [layer.conv.conv.filters for layer in layers], axis=-1)
+
+
+@tf.custom_gradient
+def _concatenate(*parts):
+    sizes = [part.shape[-1] for part in parts]
+    return tf.concat(parts, axis=-1), lambda gradient: tf.split(gradient, sizes, axis=-1)
+
+
+def concatenate(parts: list[tf.Tensor]) -> tf.Tensor:
+    """Concatenates feature maps by channel.
+
+    Its gradient is one operation. That of `tf.concat` is a slice for each part, with which
+    `inception10` takes 1.03 times as long on two CPU cores.
+    """
+    return _concatenate(*parts) if _joins.get() else tf.concat(parts, axis=-1)
 
 
 class Head(Composite):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from nets.dropout import dropout_seed
 from nets.graph import Graph
+from nets.layers import layer_by_layer
 from nets.net import Net
 
 
@@ -75,7 +76,7 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
         # others are.
         state = list(zip(variables, values, strict=True))
         traced = 0
-        with tf.keras.StatelessScope(state_mapping=state) as scope:
+        with layer_by_layer(), tf.keras.StatelessScope(state_mapping=state) as scope:
             for name, tensors, returned in _stages(net, images):
                 operations = tf.compat.v1.get_default_graph().get_operations()
                 new = [operation.name for operation in operations[traced:]]

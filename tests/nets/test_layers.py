@@ -13,8 +13,10 @@ from nets.layers import (
     Convolution,
     Head,
     MaxPool,
+    layer_by_layer,
     pad_to,
 )
+from tests.nets.helpers import layers as of_class
 
 
 def images(*shape, seed=0):
@@ -92,6 +94,75 @@ def test_branches_are_concatenated_in_order():
     np.testing.assert_array_equal(y[..., :3], x)
     np.testing.assert_array_equal(y[..., 3:6], tf.nn.max_pool2d(x, 3, 1, "SAME"))
     np.testing.assert_allclose(y[..., 6:], layer.branch_2(x, training=False))
+
+
+def branches_with_siblings():
+    """Two pairs of first layers that can be called jointly, and others that cannot."""
+    layer = Branches(
+        [
+            [ConvBatchNorm(4, 1), ConvBatchNorm(5, 3)],
+            [ConvBatchNorm(2, 3, strides=1)],
+            [],
+            [ConvBatchNorm(3, 1)],
+            [ConvBatchNorm(3, 1, relu=False)],
+            [MaxPool(3), ConvBatchNorm(2, 1)],
+            [ConvBatchNorm(6, 3), MaxPool(3)],
+        ]
+    )
+    layer(images(1, 6, 6, 3), training=False)
+    generator = np.random.default_rng(0)
+    for variable in layer.variables:
+        variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    for norm in of_class(layer, BatchNorm):
+        norm.epsilon = 1e-3
+    return layer
+
+
+def call_and_differentiate(layer, strategy, x, weights, training):
+    """Outputs, the gradients of the input and all variables, and the moving statistics."""
+
+    @tf.function
+    def call(x, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(weights * y)
+        sources = [x, *(v.value for v in layer.trainable_variables)]
+        return y, tape.gradient(loss, sources, unconnected_gradients="zero")
+
+    with strategy.scope():
+        y, gradients = strategy.run(call, args=(x, weights))
+    first = strategy.experimental_local_results
+    graph = call.get_concrete_function(x, weights).graph if training else None
+    operations = [op.type for op in graph.get_operations()] if graph else []
+    statistics = [v.numpy() for v in layer.non_trainable_variables]
+    return [first(y)[0], *(first(g)[0] for g in gradients)], statistics, operations
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_first_layers_are_called_jointly(strategy, training, synchronized):
+    """With the outputs, gradients and moving statistics of calls one by one, from fewer calls."""
+    x, weights = images(2, 6, 6, 3), images(2, 6, 6, 24, seed=1)
+    with strategy.scope():
+        layer = branches_with_siblings()
+    for norm in of_class(layer, BatchNorm):
+        norm.synchronized = synchronized
+    variables = layer.non_trainable_variables
+    before = [v.numpy() for v in variables]
+    joint, joint_statistics, operations = call_and_differentiate(
+        layer, strategy, x, weights, training
+    )
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    with layer_by_layer():
+        single, statistics, others = call_and_differentiate(layer, strategy, x, weights, training)
+    for a, b in zip(joint + joint_statistics, single + statistics, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    if training:
+        assert (operations.count("Conv2D"), others.count("Conv2D")) == (5, 7)
+    moved = [not np.array_equal(a, b) for a, b in zip(statistics, before, strict=True)]
+    assert all(moved) if training else not any(moved)
 
 
 def test_pools_by_hand():
