@@ -4,6 +4,7 @@ parse_augment("crop:4,flip,mixup:0.2|cutmix:1")  # --augment
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -11,11 +12,12 @@ import tensorflow as tf
 from data.augmentation import Augmentation, SourceCrop, accepted, parse
 from data.color import ColorJitter
 from data.erasing import Cutout, RandomErasing
-from data.geometry import Crop, Flip
+from data.geometry import Crop, Flip, Rearrangement, compiled_rearranged, composed, rearranged
 from data.mixing import Cutmix, Mixup
 from data.policies import RandAugment, TrivialAugment
 from data.resized_crop import RandomResizedCrop
 from data.source import DataError
+from data.tracing import unconverted
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "random_resized_crop": RandomResizedCrop,
@@ -55,6 +57,42 @@ class OneOf(Augmentation):
             images = tf.where(chosen[:, None, None, None], other_images, images)
             labels = tf.where(_like(chosen, labels), other_labels, labels)
         return images, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Rearrangements(Augmentation):
+    """Several rearrangements, one after the other, in one pass over the images.
+
+    Attributes:
+        parts: applied in their order.
+        compiled: whether XLA compiles the pass.
+    """
+
+    parts: tuple[Rearrangement, ...]
+    compiled: bool
+
+    @unconverted
+    def __call__(self, images, labels, draws):
+        rows, columns = None, None
+        for part in self.parts:
+            places = part.places(images.shape[1:3], draws.stream(stream_name(part)))
+            rows, columns = map(composed, (rows, columns), places)
+        apply = compiled_rearranged if self.compiled else rearranged
+        return apply(images, rows, columns), labels
+
+
+def joined(chain: Sequence[Augmentation], *, compiled: bool) -> list[Augmentation]:
+    """A chain of which neighbours that rearrange images do so in one pass.
+
+    Args:
+        chain: of augmentations.
+        compiled: whether XLA compiles that pass, to the same values.
+    """
+    found = []
+    for rearranges, parts in itertools.groupby(chain, lambda x: isinstance(x, Rearrangement)):
+        neighbours = tuple(parts)
+        found += [Rearrangements(neighbours, compiled)] if rearranges else neighbours
+    return found
 
 
 def _like(flags: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

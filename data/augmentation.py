@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from data.tracing import unconverted
+
 
 def number(low: float, high: float, **kwargs) -> Any:
     """A dataclass field that takes numbers from `low` to `high`, both included."""
@@ -46,6 +48,7 @@ class Draws:
         self._stream = ""
         self._uses = collections.Counter()
 
+    @unconverted
     def stream(self, name: str) -> "Draws":
         """The stream of that name; a second call with the same name gives the stream "name/1"."""
         draws = Draws(self._seed, self._rows, self._global_batch_size)
@@ -60,6 +63,7 @@ class Draws:
         with tf.device("CPU:0"):
             return tf.random.experimental.stateless_fold_in(self._seed, tf.constant(key, tf.int64))
 
+    @unconverted
     def uniform(self, *shape: int, name: str = "") -> tf.Tensor:
         """float32 [rows, *shape] in [0, 1).
 
@@ -71,6 +75,7 @@ class Draws:
         shape = (self._global_batch_size, *shape)
         return tf.gather(tf.random.stateless_uniform(shape, self._stream_seed(name)), self._rows)
 
+    @unconverted
     def beta(self, alpha: float, name: str = "") -> tf.Tensor:
         """float32 [rows] in [0, 1] from the Beta(alpha, alpha) distribution."""
         # Two Gammas make a Beta. float64, and no NaN for 0 / 0, since small alphas underflow.

@@ -8,6 +8,7 @@ import dataclasses
 import pathlib
 import pickle
 import tarfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -97,6 +98,7 @@ def _unpickle(path: pathlib.Path) -> dict:
 
 
 def _read(path: pathlib.Path, published: _Published) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [n, 3072], red before green before blue, and labels, integers [n]."""
     batch = _unpickle(path)
     pixels, labels = batch.get("data"), batch.get(published.labels_key, ())
     try:
@@ -118,7 +120,21 @@ def _read(path: pathlib.Path, published: _Published) -> tuple[np.ndarray, np.nda
             f"{path} does not hold rows of 3,072 uint8 pixels with labels "
             f"from 0 to {published.classes - 1}"
         )
-    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+    return pixels, labels
+
+
+def _source(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> ArraySource:
+    """The examples of batches as `_read` returns them."""
+    rows, labels = zip(*batches, strict=True)
+    images = np.empty((sum(map(len, rows)), 32 * 32, 3), np.uint8)
+    start = 0
+    for pixels in rows:
+        # Each value is written once, to its place: 0.1 s of CPU time for CIFAR-10, and 0.5 s to
+        # transpose the batches and to join them.
+        stop = start + len(pixels)
+        np.stack(np.split(pixels, 3, axis=1), axis=-1, out=images[start:stop])
+        start = stop
+    return ArraySource(images.reshape(-1, 32, 32, 3), np.concatenate(labels))
 
 
 def _class_names(path: pathlib.Path, published: _Published) -> list[str]:
@@ -157,13 +173,12 @@ def _load(dataset: str, published: _Published, data_dir: pathlib.Path | None) ->
     folder = _find(dataset, published, data_dir or default_data_dir())
     names = _class_names(folder / published.meta, published)
     train = [_read(folder / file, published) for file in published.train]
-    images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     return Dataset(
         name=dataset,
         class_names=names,
         splits={
-            "train": ArraySource(images, labels),
-            "test": ArraySource(*_read(folder / published.test, published)),
+            "train": _source(train),
+            "test": _source([_read(folder / published.test, published)]),
         },
         mean=published.mean,
         std=published.std,

@@ -8,46 +8,67 @@ import dataclasses
 
 import tensorflow as tf
 
-from data.augmentation import Augmentation, number
+from data.augmentation import Augmentation, Draws, number
 
 MAX_PIXELS = 4096
 
 
-def crop(images: tf.Tensor, draws: tf.Tensor, padding: int) -> tf.Tensor:
-    """Shifts each image by up to `padding` pixels; the border is filled by reflection.
+def crop_places(
+    size: tuple[int, int], draws: tf.Tensor, padding: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows and columns of images that are shifted by up to `padding` pixels.
 
-    Pad-and-crop as in He et al. 2015, section 4.2, with reflection instead of zeros.
+    The border is filled by reflection. Pad-and-crop as in He et al. 2015, section 4.2, with
+    reflection instead of zeros.
 
     Args:
-        images: any dtype; `padding` must be smaller than height and width.
+        size: height and width of the images, which must be larger than `padding`.
         draws: float32 [batch, 2], for the vertical and the horizontal shift.
         padding: pixels.
+
+    Returns:
+        What `rearranged` takes.
     """
     places = []
-    for axis in (1, 2):
-        size = images.shape[axis]
-        offsets = tf.floor(draws[:, axis - 1] * (2 * padding + 1)) - padding
-        rows = tf.abs(tf.range(size, dtype=tf.float32) + offsets[:, None])
-        places.append(tf.minimum(rows, 2 * (size - 1) - rows))
-    return _gather(images, *places)
+    for axis, length in enumerate(size):
+        offsets = tf.floor(draws[:, axis] * (2 * padding + 1)) - padding
+        found = tf.abs(tf.range(length, dtype=tf.float32) + offsets[:, None])
+        places.append(tf.minimum(found, 2 * (length - 1) - found))
+    return tuple(places)
 
 
-def flip(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Mirrors the images whose draw, float32 [batch], is below a half, left to right."""
-    columns = tf.range(images.shape[2], dtype=tf.float32)
-    # Several times as fast as to reverse all of them, and to choose.
-    columns = tf.where(draws[:, None] < 0.5, images.shape[2] - 1 - columns, columns)
-    return _gather(images, None, columns)
+def flip_columns(width: int, draws: tf.Tensor) -> tf.Tensor:
+    """Columns of images that are mirrored where the draw, float32 [batch], is below a half."""
+    columns = tf.range(width, dtype=tf.float32)
+    return tf.where(draws[:, None] < 0.5, width - 1 - columns, columns)
 
 
-def _gather(images: tf.Tensor, rows: tf.Tensor | None, columns: tf.Tensor | None) -> tf.Tensor:
-    """Rows and columns of each image by their numbers, float32 [batch, n]; None for all."""
+def rearranged(images: tf.Tensor, rows: tf.Tensor | None, columns: tf.Tensor | None) -> tf.Tensor:
+    """The rows and columns of each image that are asked for, by their numbers.
+
+    Args:
+        images: any dtype.
+        rows: float32 [batch, height]; None for all as they are.
+        columns: float32 [batch, width], or None.
+    """
     # On GPUs, tf.gather takes no uint8, and arithmetic with int32 would be done on the host.
     found = tf.cast(images, tf.float16) if images.dtype == tf.uint8 else images
     for axis, places in enumerate((rows, columns), start=1):
         if places is not None:
             found = tf.gather(found, tf.cast(places, tf.int32), axis=axis, batch_dims=1)
     return tf.cast(found, images.dtype)
+
+
+# On CPUs, XLA makes one loop of it, where tf.gather copies pixel by pixel (CPU time of crop and
+# flip of 128 images of 32x32: 0.5 ms, and 2.8 ms for one after the other). It compiles in 0.1 s.
+compiled_rearranged = tf.function(rearranged, jit_compile=True, autograph=False)
+
+
+def composed(first: tf.Tensor | None, then: tf.Tensor | None) -> tf.Tensor | None:
+    """Rows, or columns, of which one rearrangement does what two would, one after the other."""
+    if first is None or then is None:
+        return first if then is None else then
+    return tf.gather(first, tf.cast(then, tf.int32), axis=1, batch_dims=1)
 
 
 def affine(
@@ -88,8 +109,24 @@ def affine(
     )
 
 
+class Rearrangement(Augmentation):
+    """Base class of what replaces rows and columns of each image by others of its own.
+
+    Several in a row are one pass over the images (see `joined` in `data/augment.py`).
+    """
+
+    def places(
+        self, size: tuple[int, int], draws: Draws
+    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """Rows and columns, as `rearranged` takes them, for images of a height and width."""
+        raise NotImplementedError
+
+    def __call__(self, images, labels, draws):
+        return rearranged(images, *self.places(images.shape[1:3], draws)), labels
+
+
 @dataclasses.dataclass(frozen=True)
-class Crop(Augmentation):
+class Crop(Rearrangement):
     """Random shift by up to `padding` pixels, the border reflected."""
 
     padding: int = number(0, MAX_PIXELS)
@@ -101,13 +138,13 @@ class Crop(Augmentation):
                 f"padding of crop must be smaller than the images, which are {height}x{width}"
             )
 
-    def __call__(self, images, labels, draws):
-        return crop(images, draws.uniform(2), self.padding), labels
+    def places(self, size, draws):
+        return crop_places(size, draws.uniform(2), self.padding)
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip(Augmentation):
+class Flip(Rearrangement):
     """Mirrors half of the images left to right."""
 
-    def __call__(self, images, labels, draws):
-        return flip(images, draws.uniform()), labels
+    def places(self, size, draws):
+        return None, flip_columns(size[1], draws.uniform())

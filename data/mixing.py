@@ -21,7 +21,9 @@ def swap_neighbours(x: tf.Tensor) -> tf.Tensor:
     of rows finds the partners among its own. The batch must be even.
     """
     pairs = tf.reshape(x, (-1, 2, *x.shape[1:]))
-    return tf.reshape(pairs[:, ::-1], tf.shape(x))
+    # Two copies of whole rows; pairs[:, ::-1] computes the place of every value, and takes 20 times
+    # as long on CPUs.
+    return tf.reshape(tf.stack((pairs[:, 1], pairs[:, 0]), axis=1), tf.shape(x))
 
 
 def mixup(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -23,11 +23,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from data.augment import check_order, format_augment, source_crop, stream_name
+from data.augment import check_order, format_augment, joined, source_crop, stream_name
 from data.augmentation import Augmentation, Draws
 from data.dataset import normalize
 from data.order import balanced_numbers, example_numbers
 from data.source import DataError, Source, UndecodableError, on_host, without_tuning
+from data.tracing import unconverted
 
 _PREFETCHED = 2  # Elements for each replica.
 
@@ -117,6 +118,10 @@ class TrainPipeline:
         except ValueError as error:
             text = format_augment(self.augmentations)
             raise DataError(f"--augment={text}: {error}") from error
+        # For GPUs, XLA needs parts of CUDA that may be missing.
+        chain = joined(self.augmentations, compiled=not on_device)
+        self._chain = [(stream_name(augmentation), augmentation) for augmentation in chain]
+        self._crop = source_crop(self.augmentations)
         self._rows = shard.rows(global_batch_size)
         if any(augmentation.pairs for augmentation in self.augmentations):
             _check_pairs(global_batch_size, shard)
@@ -152,14 +157,14 @@ class TrainPipeline:
     def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step, rows = _place(number, self._rows)
         numbers, boxes = self._numbers(step, rows), None
-        crop = source_crop(self.augmentations)
-        if crop is not None:
-            stream = self._draws(step, rows).stream(stream_name(crop))
-            boxes = crop.boxes(self.source.sizes(numbers), stream)
+        if self._crop is not None:
+            stream = self._draws(step, rows).stream(stream_name(self._crop))
+            boxes = self._crop.boxes(self.source.sizes(numbers), stream)
         images, labels = _fetch(self.source, self._labels, numbers, boxes)
         element = images, labels, step, rows
         return element if self.on_device else self._augment(*element)
 
+    @unconverted
     def _draws(self, step: tf.Tensor, rows: tf.Tensor) -> Draws:
         """The random numbers of some rows of a batch."""
         with tf.device("CPU:0"):  # See `Draws`.
@@ -173,13 +178,13 @@ class TrainPipeline:
         if any(augmentation.soft_labels for augmentation in self.augmentations):
             labels = tf.one_hot(labels, self.num_classes)
         normalized = False
-        for augmentation in self.augmentations:
+        for name, augmentation in self._chain:
             if augmentation.normalized and not normalized:
                 images, normalized = normalize(images, self.mean, self.std), True
-            stream = draws.stream(stream_name(augmentation))
-            images, labels = augmentation(images, labels, stream)
+            images, labels = augmentation(images, labels, draws.stream(name))
         return images if normalized else normalize(images, self.mean, self.std), labels
 
+    @unconverted
     def _numbers(self, step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         labels = self.source.labels
         settings = {"global_batch_size": self.global_batch_size, "seed": self.seed}
@@ -294,6 +299,7 @@ class EvalPipeline:
         return _find_fault(self.source, self._single, np.arange(start, stop))
 
 
+@unconverted
 def _place(number: tf.Tensor, rows: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
     """The number of the batch, and the rows in it, of an element.
 

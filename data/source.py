@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from data.boxes import middle
 from data.resampling import scale_boxes
+from data.tracing import unconverted
 
 
 class DataError(ValueError):
@@ -110,6 +111,7 @@ class ArraySource:
         self.labels = np.asarray(labels, np.int32)
         self.image_shape = tuple(images.shape[1:])
 
+    @unconverted
     def fetch(self, numbers: tf.Tensor, boxes: tf.Tensor | None = None) -> tf.Tensor:
         with tf.device("CPU:0"):
             images = tf.gather(self.images, numbers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from data.geometry import crop
+from data.geometry import crop_places, rearranged
 
 
 def _flip(images: tf.Tensor) -> list[tf.Tensor]:
@@ -24,11 +24,13 @@ def _shifts(images: tf.Tensor) -> list[tf.Tensor]:
     for axis in (0, 1):
         size = images.shape[1 + axis]
         pixels = min(max(1, size // 32), size - 1)
-        # `crop` draws one of 2 * pixels + 1 offsets in each direction: the first, middle or last.
+        # `crop_places` takes one of 2 * pixels + 1 offsets in each direction: the first, the
+        # middle or the last.
         first, middle, last = ((i + 0.5) / (2 * pixels + 1) for i in (0, pixels, 2 * pixels))
         for draw in (first, last):
             draws = [draw, middle] if axis == 0 else [middle, draw]
-            shifted.append(crop(images, tf.tile([draws], (tf.shape(images)[0], 1)), pixels))
+            draws = tf.tile([draws], (tf.shape(images)[0], 1))
+            shifted.append(rearranged(images, *crop_places(images.shape[1:3], draws, pixels)))
     return shifted
 
 

@@ -19,10 +19,12 @@ from data.augment import (
     RandomResizedCrop,
     TrivialAugment,
     format_augment,
+    joined,
     parse_augment,
+    stream_name,
 )
 from data.augmentation import Augmentation, Draws, number
-from tests.data.helpers import refused
+from tests.data.helpers import pixels, refused
 
 # The objects.
 
@@ -40,8 +42,8 @@ def test_objects_call_the_functions_with_their_draws():
     images, labels = batch()
     pairs, single = draws().uniform(2), draws().uniform()
     for augmentation, expected in (
-        (Crop(2), geometry.crop(images, pairs, 2)),
-        (Flip(), geometry.flip(images, single)),
+        (Crop(2), geometry.rearranged(images, *geometry.crop_places((6, 6), pairs, 2))),
+        (Flip(), geometry.rearranged(images, None, geometry.flip_columns(6, single))),
         (Cutout(3), erasing.cutout(images, pairs, 3)),
     ):
         found, unchanged = augmentation(images, labels, draws())
@@ -84,6 +86,61 @@ def test_one_of_needs_what_its_options_need():
         assert (found.normalized, found.soft_labels, found.pairs) == (normalized, soft, pairs)
     with pytest.raises(ValueError, match="padding of crop must be smaller"):
         OneOf((Flip(), Crop(8))).check((8, 9, 3))
+
+
+# Neighbours that rearrange images.
+
+ROWS, COLUMNS = 7, 5
+
+
+def plainly(images, augmentation, stream):
+    """Crop or flip, as it is described: padding and cutting, and mirroring."""
+    images = images.numpy()
+    if isinstance(augmentation, Flip):
+        flipped = stream.uniform().numpy() < 0.5
+        return tf.constant(np.where(flipped[:, None, None, None], images[:, :, ::-1], images))
+    p = augmentation.padding
+    padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect")
+    starts = np.floor(stream.uniform(2).numpy() * (2 * p + 1)).astype(int)
+    cut = [x[r : r + ROWS, c : c + COLUMNS] for x, (r, c) in zip(padded, starts, strict=True)]
+    return tf.constant(np.stack(cut))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("text", "passes", "channels", "dtype"),
+    [
+        ("crop:2,flip,crop:3", 1, 3, tf.uint8),
+        ("flip", 1, 1, tf.uint8),
+        ("crop:4", 1, 4, tf.float32),
+        ("flip,crop:1,flip|crop:2,crop:1,cutout:0,flip", 5, 3, tf.float32),
+    ],
+)
+def test_neighbours_are_done_in_one_pass_with_the_same_result(
+    text, passes, channels, dtype, compiled
+):
+    chain = parse_augment(text)
+    images = tf.constant(pixels(16, ROWS, COLUMNS, channels))
+    images = expected = tf.cast(images, dtype)
+    together, one_by_one, labels = draws(16), draws(16), tf.zeros(16, tf.int32)
+    found = joined(chain, compiled=compiled)
+    assert len(found) == passes
+    for augmentation in found:
+        images, _ = augmentation(images, labels, together.stream(stream_name(augmentation)))
+    for augmentation in chain:
+        stream = one_by_one.stream(stream_name(augmentation))
+        if isinstance(augmentation, (Crop, Flip)):
+            expected = plainly(expected, augmentation, stream)
+        else:
+            expected, _ = augmentation(expected, labels, stream)
+    assert images.dtype == dtype
+    np.testing.assert_array_equal(images, expected)
+
+
+def test_only_what_is_marked_is_joined():
+    chain = (Flip(), Cutout(1), Crop(1), Flip(), OneOf((Flip(), Crop(1))))
+    first, second, third, fourth = joined(chain, compiled=True)
+    assert (first.parts, second, third.parts, fourth) == (chain[:1], chain[1], chain[2:4], chain[4])
 
 
 # The texts.

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import data
 from data.dataset import normalize, split_by_class
+from tests.data.helpers import pixels
 
 
 def test_splits_hold_the_same_fraction_of_every_class_and_do_not_overlap():
@@ -29,6 +31,27 @@ def test_no_fraction_is_no_split():
 def test_normalized_per_channel():
     found = normalize(np.array([[0, 51, 255]], np.uint8), (0.1, 0.2, 0.5), (0.5, 1, 2))
     np.testing.assert_allclose(found, [[-0.2, 0.0, 0.25]], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (7, 1), (3, 2, 9, 4)])
+def test_normalized_as_it_is_written_down(shape):
+    """Bit for bit, in float32, product by product."""
+    images = pixels(*shape)
+    mean, std = np.array([0.3, 0.47, 0.61, 0.9]), np.array([0.21, 0.33, 0.7, 0.4])
+    mean, std = mean[: shape[-1]], std[: shape[-1]]
+    scale, offset = np.float32(1 / (255 * std)), np.float32(-mean / std)
+    expected = images.astype(np.float32) * scale + offset
+    found = normalize(images, mean, std)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_normalized_in_batches_of_any_size():
+    function = tf.function(lambda x: normalize(x, (0.1,), (0.5,)))
+    concrete = function.get_concrete_function(tf.TensorSpec((None, 2, 3, 1), tf.uint8))
+    assert concrete.output_shapes.as_list() == [None, 2, 3, 1]
+    images = pixels(4, 2, 3, 1)
+    np.testing.assert_array_equal(concrete(images), normalize(images, (0.1,), (0.5,)))
 
 
 def test_digits():

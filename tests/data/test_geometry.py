@@ -12,17 +12,23 @@ def numbered(batch, height, width):
     return tf.constant(np.repeat(image, batch, axis=0))
 
 
+def crop(images, draws, padding):
+    return geometry.rearranged(
+        images, *geometry.crop_places(images.shape[1:3], tf.constant(draws), padding)
+    )
+
+
 def test_crop_without_a_shift_changes_nothing():
     images = numbered(2, 5, 7)
     middle = tf.fill((2, 2), 0.5)
-    np.testing.assert_array_equal(geometry.crop(images, middle, padding=2), images)
+    np.testing.assert_array_equal(crop(images, middle, padding=2), images)
 
 
 def test_crop_shifts_each_image_by_its_own_draw():
     images = numbered(2, 4, 4)
     # Of the shifts -1, 0, 1: down and left for the first image, none for the second.
     draws = tf.constant([[0.99, 0.0], [0.5, 0.5]])
-    moved = geometry.crop(images, draws, padding=1)[..., 0]
+    moved = crop(images, draws, padding=1)[..., 0]
     # The rows 1, 2, 3, and row 4, which is the reflection of row 2; columns -1 (as 1), 0, 1, 2.
     expected = images[0, :, :, 0].numpy()[[1, 2, 3, 2]][:, [1, 0, 1, 2]]
     np.testing.assert_array_equal(moved[0], expected)
@@ -36,12 +42,13 @@ def test_crop_equals_padding_and_cutting():
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     rows, columns = (draws * 5).astype(int).T
     expected = [p[r : r + 6, c : c + 9] for p, r, c in zip(padded, rows, columns, strict=True)]
-    np.testing.assert_array_equal(geometry.crop(tf.constant(images), draws, padding=2), expected)
+    np.testing.assert_array_equal(crop(images, draws, padding=2), expected)
 
 
 def test_flip_mirrors_below_a_half():
     images = numbered(2, 3, 4)
-    flipped = geometry.flip(images, tf.constant([0.49, 0.5]))
+    columns = geometry.flip_columns(4, tf.constant([0.49, 0.5]))
+    flipped = geometry.rearranged(images, None, columns)
     np.testing.assert_array_equal(flipped[0], images[0, :, ::-1])
     np.testing.assert_array_equal(flipped[1], images[1])
 

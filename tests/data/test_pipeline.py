@@ -313,6 +313,27 @@ def test_images_are_normalized_and_labels_softened_where_it_is_needed(augment, s
     assert labels.dtype == (np.float32 if "mixup" in augment else np.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class InvertDark(Augmentation):
+    """Branches on a tensor, in a function that it calls, too."""
+
+    def __call__(self, images, labels, draws):
+        if tf.reduce_mean(tf.cast(images, tf.float32)) < 300:
+            images = self.inverted(images)
+        return images, labels
+
+    def inverted(self, images):
+        for _ in tf.range(3):
+            images = 255 - images
+        return images
+
+
+def test_an_augmentation_may_branch_on_tensors(monkeypatch):
+    monkeypatch.setitem(AUGMENTATIONS, "invert_dark", InvertDark)
+    plain, inverted = (batches(stop=1, augment=x)[0][0] for x in ("none", "invert_dark"))
+    np.testing.assert_array_equal(inverted, 255 - plain)
+
+
 def test_mixed_labels_sum_to_one():
     for mixing in ("mixup:0.2", "cutmix:1", "mixup:0.2|cutmix:1"):
         for images, labels in batches(stop=2, augment=mixing, batch_size=64):
