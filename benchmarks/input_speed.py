@@ -37,7 +37,9 @@ _PREFETCHED = 8  # Batches, more than are prefetched on a machine of a few cores
 _SIZE = (500, 375)
 
 
-def make_photographs(directory: pathlib.Path, count: int, classes: int = 10) -> None:
+def make_photographs(
+    directory: pathlib.Path, count: int, classes: int = 10, size: tuple[int, int] = _SIZE
+) -> None:
     """Writes JPEG files of about 50 to 100 KB: smooth noise and shapes, with fine grain."""
     generator = np.random.default_rng(0)
     for number in range(count + classes):
@@ -45,7 +47,7 @@ def make_photographs(directory: pathlib.Path, count: int, classes: int = 10) -> 
         path = directory / split / f"{number % classes:02}" / f"{number:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = generator.integers(0, 256, (9, 12, 3)).astype(np.uint8)
-        image = np.array(Image.fromarray(coarse).resize(_SIZE, Image.Resampling.BICUBIC), float)
+        image = np.array(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), float)
         for top, left in generator.integers(0, 300, (8, 2)):
             image[top : top + 70, left : left + 90] += generator.normal(0, 40, 3)
         image += generator.normal(0, 8, image.shape)
