@@ -146,9 +146,9 @@ def evaluate(job: Job, channel: Channel) -> None:
 
 
 def pipeline(job: Job, channel: Channel) -> None:
-    """Training batches that nobody uses."""
+    """Training batches that nobody uses, augmented one by one or "by the batch"."""
     meter = Meter(channel, job.started, job.batch_size)
-    for steps, _ in enumerate(_batches(job, VARIANTS[job.variant][1]).repeat(), start=1):
+    for steps, _ in enumerate(_batches(job, job.variant != "default").repeat(), start=1):
         meter.at(steps)
 
 

@@ -234,7 +234,9 @@ def pipeline(plan: Plan) -> None:
     plan.prepare("inception10")
     families = [[plan.job("ours", "pipeline")]] if plan.has("ours") else []
     if plan.has("keras"):
-        families += [[plan.job("keras", "pipeline", variant=x)] for x in ("default", "no XLA")]
+        families += [
+            [plan.job("keras", "pipeline", variant=x)] for x in ("default", "by the batch")
+        ]
     if plan.has("torch"):
         families.append([plan.job("torch", "pipeline")])
     results = plan.contest(families)
@@ -325,9 +327,9 @@ def growth(plan: Plan) -> None:
     def measured(name: str, title: str, values, jobs, environment=None) -> None:
         plan.say(f"growth: {title}")
         rows = [report.row(x) for x in plan.contest([[job] for job in jobs], environment)]
-        plan.say(f"  {name:<10}{report.HEADER[44:]}")
+        plan.say(f"  {name:<10}{report.HEADER[report.NAME_WIDTH :]}")
         for value, row in zip(values, rows, strict=True):
-            text = row["failed"] if "failed" in row else report.line(row)[44:]
+            text = row["failed"] if "failed" in row else report.line(row)[report.NAME_WIDTH :]
             plan.say(f"  {value:<10,}{text}")
         plan.record("growth", title, {"values": list(values), "rows": rows})
 

@@ -50,8 +50,9 @@ def row(measured: Measured, multiply_adds: int = 0, roof: float = 0.0) -> dict:
     return found | figures
 
 
+NAME_WIDTH = 50
 HEADER = (
-    f"  {'':<42}{'images/s':>24}{'per CPU s':>11}{'peak':>9}{'first step':>12}{'waits':>7}"
+    f"{'':<{NAME_WIDTH}}{'images/s':>24}{'per CPU s':>11}{'peak':>9}{'first step':>12}{'waits':>7}"
     f"{'GFLOP/s':>9}{'of roof':>9}"
 )
 
@@ -71,7 +72,7 @@ def line(found: dict) -> str:
         (f"{found['gflops']:,.0f}" if found["gflops"] else "").rjust(9),
         (f"{found['share_of_roof']:.0%}" if found["share_of_roof"] else "").rjust(9),
     ]
-    return f"{name:<44}{''.join(texts)}"
+    return f"{name:<{NAME_WIDTH}}{''.join(texts)}"
 
 
 def best(results: Iterable[Measured], framework: str, task: str, **place) -> Measured | None:
