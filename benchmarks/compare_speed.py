@@ -1,6 +1,6 @@
 """Compares the speed of this project with `model.fit` and with PyTorch, on equal nets.
 
-    python benchmarks/compare_speed.py                          # about 15 minutes on two cores
+    python benchmarks/compare_speed.py                          # about 20 minutes on two cores
     python benchmarks/compare_speed.py --torch_python=/path/to/python --json=speed.json
     python benchmarks/compare_speed.py --nets=resnet50,inception_v3
     python benchmarks/compare_speed.py --parts=pipeline,evaluate,start,growth
@@ -87,7 +87,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--batch_size", type=count, help="default 128, and 32 of images of 128 pixels")
     add("--windows", type=count, default=7, help="of each contestant, default 7")
-    add("--seconds", type=_at_least(0, float), default=2.0, help="of a window, default 2")
+    add("--seconds", type=_at_least(0, float), default=1.5, help="of a window, default 1.5")
     add("--num_gpus", type=count, default=1, help="replicas of this project and of Keras")
     add("--dataset", choices=("made_up", "cifar10"), default="made_up")
     add("--torch_python", help="an interpreter that has torch; default: this one, if it has")

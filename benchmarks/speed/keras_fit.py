@@ -12,7 +12,7 @@ from benchmarks.speed.keras_nets import Builder, multiply_adds, set_weights
 from benchmarks.speed.nets import NETS
 from benchmarks.speed.worker import Channel, Meter
 
-STEPS_PER_EXECUTION = 16
+STEPS_PER_EXECUTION = 4
 # How a model is compiled, and whether images are augmented by the batch, by variant. By default,
 # Keras compiles a model with XLA.
 VARIANTS = {

@@ -25,7 +25,7 @@ NETS = {
     "inception_v3": (128, 32),
 }
 CONTESTANTS = ("ours", "step", "keras", "torch", "roof")
-KERAS_BEST = ("no XLA", "no XLA, 16 steps a call")
+KERAS_BEST = ("no XLA", "no XLA, 4 steps a call")
 TORCH = {
     "float32": ("eager", "compiled"),
     "mixed_bfloat16": ("eager", "compiled", "eager, bfloat16 weights"),
