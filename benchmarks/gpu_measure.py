@@ -127,16 +127,34 @@ def _seconds(action: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
+def prepared_step(config, dataset) -> tuple:
+    """What train.py makes for the training step alone.
+
+    Returns:
+        The pipeline of the train split, the state and the `TrainStep`.
+    """
+    from commands import build, session
+    from loops.distributed.devices import make_strategy
+    from loops.distributed.workers import Workers
+    from loops.step import TrainStep
+
+    strategy, _ = make_strategy(config.num_gpus, config.device, precision=config.precision)
+    config = build.resolve(config, dataset)
+    info, source = build.data_info(dataset), dataset.splits["train"]
+    batches = build.train_pipeline(config, info, source, Workers(strategy))
+    _, learning_rate = build.make_plan(config, len(source.labels))
+    state = session.make_state(config, info, strategy, learning_rate)
+    settings = session.step_settings(config, info, source.labels, state.net)
+    step = TrainStep(strategy, state, settings, learning_rate, batches.prepare)
+    return batches, state, step
+
+
 def tensorflow_speed(spec: Spec) -> dict:
     """The speed of a `TrainStep` on batches of the project's pipeline, of images in memory."""
     import tensorflow as tf
 
-    from commands import build, session
     from commands.config import Config
-    from loops.distributed.devices import make_strategy
-    from loops.distributed.workers import Workers
     from loops.inputs import iterate
-    from loops.step import TrainStep
 
     config = Config(
         net=spec.net,
@@ -147,16 +165,8 @@ def tensorflow_speed(spec: Spec) -> dict:
         learning_rate=0.01,  # The labels mean nothing, and the loss should stay finite.
         jit=spec.variant == "jit",
     )
-    strategy, _ = make_strategy(config.num_gpus, config.device, precision=config.precision)
-    workers, dataset = Workers(strategy), _random_images(spec)
-    config = build.resolve(config, dataset)
-    info, source = build.data_info(dataset), dataset.splits["train"]
-    batches = build.train_pipeline(config, info, source, workers)
-    _, learning_rate = build.make_plan(config, len(source.labels))
-    state = session.make_state(config, info, strategy, learning_rate)
-    settings = session.step_settings(config, info, source.labels, state.net)
-    step = TrainStep(strategy, state, settings, learning_rate, batches.prepare)
-    iterator = iterate(strategy, batches.batches(0))
+    batches, state, step = prepared_step(config, _random_images(spec))
+    iterator = iterate(step.strategy, batches.batches(0))
     waited = []
 
     def run(steps: int) -> None:
@@ -175,7 +185,9 @@ def tensorflow_speed(spec: Spec) -> dict:
         ]
         found["peak_bytes"] = max(peaks)
     if spec.replicas > 1:
-        found["all_reduce_seconds"] = _all_reduce_seconds(strategy, state.net.trainable_variables)
+        found["all_reduce_seconds"] = _all_reduce_seconds(
+            step.strategy, state.net.trainable_variables
+        )
     return found
 
 

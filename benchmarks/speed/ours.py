@@ -10,21 +10,20 @@ import numpy as np
 import tensorflow as tf
 
 import data
+from benchmarks.gpu_measure import prepared_step
 from benchmarks.speed import examples
 from benchmarks.speed.job import CLASSES, LEARNING_RATE, MEAN, PADDING, STD, Job
 from benchmarks.speed.worker import Channel, Meter
-from commands import build, session
+from commands import build
 from commands.config import Config
 from commands.options import TrainOptions
 from commands.train import train as train_command
 from data.source import ArraySource
 from loops import hooks
-from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
 from loops.evaluator import Evaluator
 from loops.hook import Hook
 from loops.inputs import iterate
-from loops.step import TrainStep
 from loops.stopwatch import Stopwatch
 from loops.variables import named_variables
 from nets.fold import fold
@@ -115,25 +114,17 @@ def train(job: Job, channel: Channel) -> None:
 
 
 def _prepared(job: Job):
-    """What a training step needs: strategy, workers, dataset, pipeline, state and the step."""
+    """The examples of all contestants, and their pipeline, state and `TrainStep`."""
     config = Config(**_settings(job, dataset="cifar10"))  # Any name.
-    strategy, _ = make_strategy(config.num_gpus, config.device, precision=config.precision)
-    workers, dataset = Workers(strategy), _made_up(job)
-    config = build.resolve(config, dataset)
-    info, source = build.data_info(dataset), dataset.splits["train"]
-    pipeline = build.train_pipeline(config, info, source, workers)
-    _, learning_rate = build.make_plan(config, len(source.labels))
-    state = session.make_state(config, info, strategy, learning_rate)
-    settings = session.step_settings(config, info, source.labels, state.net)
-    step = TrainStep(strategy, state, settings, learning_rate, pipeline.prepare)
-    return strategy, dataset, pipeline, state, step
+    dataset = _made_up(job)
+    return dataset, *prepared_step(config, dataset)
 
 
 def step(job: Job, channel: Channel) -> None:
     """Updates from one batch in memory: no pipeline, and nothing is written."""
-    strategy, _, pipeline, state, update = _prepared(job)
+    _, pipeline, state, update = _prepared(job)
     batch = pipeline.batches(0).take(job.replicas).cache().repeat()
-    iterator = iterate(strategy, batch)
+    iterator = iterate(update.strategy, batch)
     meter, stopwatch = Meter(channel, job.started, job.batch_size), Stopwatch(job.batch_size)
     for call in itertools.count():
         steps, began = stopwatch.steps_in(1.0), time.monotonic()  # As the trainer makes them.
@@ -162,14 +153,14 @@ def pipeline(job: Job, channel: Channel) -> None:
 
 def evaluate(job: Job, channel: Channel) -> None:
     """What the trainer does on its validation split; the variant "folded" folds BatchNorm."""
-    strategy, dataset, _, state, _ = _prepared(job)
+    dataset, _, state, update = _prepared(job)
     config = build.resolve(Config(**_settings(job, dataset="cifar10")), dataset)
     split = build.eval_pipeline(
-        config, build.data_info(dataset), dataset.splits["test"], Workers(strategy)
+        config, build.data_info(dataset), dataset.splits["test"], Workers(update.strategy)
     )
     if job.variant == "folded":
         fold(state.net)
-    evaluator = Evaluator(strategy, state.net, prepare=split.prepare)
+    evaluator = Evaluator(update.strategy, state.net, prepare=split.prepare)
     meter = Meter(channel, job.started, split.size / split.num_batches)
     batches = itertools.count(1)
     while True:
@@ -182,7 +173,7 @@ def check(job: Job, channel: Channel) -> None:
     `weights.npz` has the arrays by `Conv` (see `nets.py`): `<path>/kernel`, [height, width, inputs,
     outputs], `<path>/gamma`, `beta`, `moving_mean` and `moving_variance`.
     """
-    _, _, pipeline, state, update = _prepared(job)
+    _, pipeline, state, update = _prepared(job)
     net, generator = state.net, np.random.default_rng(0)
     with contextlib.suppress(AttributeError):
         net.head.dropout.rate = 0.0  # Other frameworks draw other numbers.
