@@ -152,7 +152,10 @@ class TrainPipeline:
             images: float32 [n, height, width, channels], augmented and normalized.
             labels: int32 [n], or float32 [n, num_classes] if an augmentation needs soft labels.
         """
-        return self._augment(*element) if self.on_device else element
+        if not self.on_device:
+            return element
+        # An augmentation may branch on a tensor, and the step is traced without AutoGraph.
+        return tf.autograph.to_graph(TrainPipeline._augment)(self, *element)
 
     def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step, rows = _place(number, self._rows)

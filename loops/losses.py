@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from loops.tracing import with_autograph
+
 
 def soft_targets(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.Tensor:
     """Labels as target distributions, float32 [n, num_classes].
@@ -108,7 +110,7 @@ def losses_per_example(name: str, targets: tf.Tensor, logits: tf.Tensor) -> tf.T
     Raises:
         ValueError: the function of that name returns another shape.
     """
-    losses = LOSSES[name](targets, logits)
+    losses = with_autograph(LOSSES[name])(targets, logits)
     if losses.shape.rank != 1 or not losses.shape.is_compatible_with(targets.shape[:1]):
         raise ValueError(f"loss {name} must return a value per example, [n], not {losses.shape}")
     return losses

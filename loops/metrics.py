@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from loops.tracing import with_autograph
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -134,7 +136,7 @@ def _columns(name: str, metric: Metric, labels: tf.Tensor, logits: tf.Tensor) ->
     Raises:
         ValueError: they are of another shape.
     """
-    values = tf.cast(metric.values(labels, logits), tf.float32)
+    values = tf.cast(with_autograph(metric.values)(labels, logits), tf.float32)
     shape = values.shape
     columns = values[:, None] if shape.rank == 1 else values
     if columns.shape.rank != 2 or not columns.shape.is_compatible_with(

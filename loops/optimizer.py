@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from loops.tracing import with_autograph
 from loops.variables import named_variables, nest
 
 _keras = tf.keras.optimizers
@@ -153,6 +154,7 @@ def apply_update(
     if multipliers is None:
         multipliers = [1.0] * len(variables)
     rate = optimizer.learning_rate
+    update_step = with_autograph(type(optimizer).update_step)
     for variable, gradient, multiplier in zip(variables, gradients, multipliers, strict=True):
         learning_rate = rate if multiplier == 1 else rate * multiplier
         decay = weight_decay if is_decayed(variable) else 0.0
@@ -160,4 +162,4 @@ def apply_update(
             variable.assign_sub(variable * (decay * learning_rate))
         elif decay:
             gradient += decay * variable
-        optimizer.update_step(gradient, variable, learning_rate)
+        update_step(optimizer, gradient, variable, learning_rate)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from loops.tracing import with_autograph
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -141,7 +143,7 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError(f"unknown schedule {name!r}; known schedules: {', '.join(SCHEDULES)}")
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(f"warmup_steps={warmup_steps} must be in [0, {total_steps})")
-        self._decay = SCHEDULES[name]
+        self._decay = with_autograph(SCHEDULES[name])
         self.peak = peak
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps

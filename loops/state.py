@@ -111,7 +111,6 @@ class TrainState:
         """Whether every weight, statistic, average and slot is finite."""
         return bool(self._is_finite())
 
-    @tf.function
     def _is_finite(self):
         nets = [self.net] + ([] if self.ema_net is None else [self.ema_net])
         variables = [v for net in nets for v in net.variables] + self.optimizer.variables

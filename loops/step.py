@@ -94,16 +94,21 @@ class TrainStep:
             self._gradients = tf.function(self._gradients_of, jit_compile=True)
             self._outputs = tf.function(self._outputs_of, jit_compile=True)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(self, iterator, num_steps: tf.Tensor) -> None:
         """Makes `num_steps` updates, an int32 scalar, without returning to the host.
 
         It returns early, with `state.guard["stuck"]` set, if an update is not finite.
         """
-        made = tf.zeros_like(num_steps)
-        while made < num_steps and not self.state.guard["stuck"]:
+
+        def goes_on(made):
+            return (made < num_steps) & ~self.state.guard["stuck"].read_value()
+
+        def make(made):
             self._step(self._next_batch(iterator))
-            made += 1
+            return made + 1
+
+        tf.while_loop(goes_on, make, [tf.zeros_like(num_steps)])
 
     def _next_batch(self, iterator):
         """The next batch; the time that it takes is added up."""

@@ -10,7 +10,9 @@ import tensorflow as tf
 from loops.inputs import iterate
 from loops.losses import LOSSES, soft_targets
 from loops.metrics import METRICS, Metric
-from loops.schedule import LearningRate
+from loops.optimizer import OPTIMIZERS, OptimizerChoice
+from loops.schedule import SCHEDULES, LearningRate
+from loops.step import StepSettings, TrainStep
 from tests.loops.helpers import (
     Drawing,
     Linear,
@@ -56,6 +58,49 @@ def test_class_weights_by_hand(strategy):
     assert_close(weights(state.net), updated(before, [images.T @ error, error.sum(0)]))
     loss = -weight * np.log(probabilities[np.arange(8), labels])
     np.testing.assert_allclose(state.window["loss"].numpy(), [loss.sum()], rtol=1e-5)
+
+
+class Branching(tf.keras.optimizers.SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        if tf.reduce_max(gradient) > 1e6:
+            gradient = tf.zeros_like(gradient)
+        super().update_step(gradient, variable, learning_rate)
+
+
+def test_what_extends_the_step_may_branch_on_tensors(strategy, monkeypatch):
+    def halved(moment):
+        if moment.fraction >= 0.5:
+            return tf.constant(0.5)
+        return tf.constant(1.0)
+
+    def never_negative(targets, logits):
+        losses = LOSSES["cross_entropy"](targets, logits)
+        if tf.reduce_min(losses) < 0:
+            losses = tf.zeros_like(losses)
+        return losses
+
+    def largest_logit(labels, logits):
+        largest = logits[:, 0]
+        for column in tf.range(1, tf.shape(logits)[1]):
+            largest = tf.maximum(largest, logits[:, column])
+        return largest
+
+    monkeypatch.setitem(SCHEDULES, "halved", halved)
+    monkeypatch.setitem(LOSSES, "never_negative", never_negative)
+    monkeypatch.setitem(METRICS, "largest_logit", Metric(largest_logit, "largest"))
+    monkeypatch.setitem(OPTIMIZERS, "branching", OptimizerChoice(Branching))
+    rate = LearningRate("halved", peak=0.1, total_steps=2)
+    state, (images, labels) = make_state(strategy, optimizer="branching", rate=rate), examples()
+    settings = StepSettings(global_batch_size=len(images), loss="never_negative")
+    step = TrainStep(strategy, state, settings, rate)
+    largest = 0.0
+    for factor in (0.1, 0.05):  # The second update is made at half the rate.
+        kernel, bias = weights(state.net)
+        largest += (images @ kernel + bias).max(1).sum()
+        expected = updated([kernel, bias], gradients_by_hand(state.net, images, labels), factor)
+        take_steps(strategy, state, [(images, labels)], step)
+        assert_close(weights(state.net), expected)
+    np.testing.assert_allclose(state.window["largest_logit"].numpy(), [largest], rtol=1e-5)
 
 
 def test_the_time_spent_waiting_for_batches_is_measured(strategy):
