@@ -16,6 +16,7 @@ from commands.checks import normal_path
 from commands.exported import (
     LABELS,
     ExportedModel,
+    fitting,
     write_onnx,
     write_saved_model,
     write_tflite,
@@ -84,7 +85,9 @@ def _export(run, net, out, options) -> Answers | None:
     with _written(out) as temporary:
         expected = None
         if options.verify:
-            expected = run_answers(net, dataset, temporary.with_name(f"{out.name}.images"))
+            images = temporary.with_name(f"{out.name}.images")
+            fit = fitting(options.format == "saved_model")
+            expected = run_answers(net, dataset, images, fit)
         folded = fold(net)
         model = ExportedModel(
             net,
@@ -97,7 +100,7 @@ def _export(run, net, out, options) -> Answers | None:
         elif options.format == "onnx":
             write_onnx(model, temporary)
         else:
-            images = _calibration_images(dataset.evaluated("train")) if options.int8 else None
+            images = _calibration_images(dataset.splits["train"]) if options.int8 else None
             write_tflite(model, temporary, images)
         answers = None if expected is None else check(options, temporary, expected)
         size = _size(temporary)
@@ -136,6 +139,8 @@ _NAMES = {
 def _description(run: Run, options: ExportOptions, folded: int) -> dict[str, str]:
     """What the model is, by label."""
     height, width, channels = run.data.image_shape
+    crop = run.config.eval_crop
+    seen = "" if crop == 1 else f"; of the middle, {crop:g} of each side is used"
     precision, trained = "8-bit integers" if options.int8 else "float32", run.config.precision
     if trained != "float32":
         precision += f" (trained in {trained})"
@@ -144,7 +149,7 @@ def _description(run: Run, options: ExportOptions, folded: int) -> dict[str, str
         "from": run.checkpoint(options.checkpoint) + unfinished,
         "net": f"{run.config.net} in {precision}; BatchNorm of {folded} convolutions is folded",
         "input": f"images, uint8 [n, height, width, {channels}]; those that are not "
-        f"{height}x{width} are {_SCALED[options.format]}",
+        f"{height}x{width} are {_SCALED[options.format]}{seen}",
         "output": f"probabilities, float32 [n, {len(run.data.class_names)}]",
         "names": _NAMES[options.format],
     }

@@ -13,7 +13,7 @@ import json
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -40,8 +40,7 @@ class ExportedModel(tf.Module):
         info: of the run.
         with_tensorflow: use operations that only TensorFlow has: scale with antialiasing as data
             does, and output the names of the classes.
-        eval_crop: fraction of the shorter side of an image that the net sees. Images of the net's
-            own size are not cut.
+        eval_crop: fraction of the shorter side of an image that the net sees.
 
     Attributes:
         class_names: names of the classes that can be printed, in the order of the labels.
@@ -60,7 +59,7 @@ class ExportedModel(tf.Module):
         super().__init__()
         self.class_names = tuple(map(printable, info.class_names))
         self.image_shape = tuple(info.image_shape)
-        fit = fit_like_data if with_tensorflow else fit_bilinear
+        fit = fitting(with_tensorflow)
 
         def serve(images):
             x = normalize(fit(images, self.image_shape, eval_crop), info.mean, info.std)
@@ -85,6 +84,11 @@ class ExportedModel(tf.Module):
         return "".join(f"{name}\n" for name in self.class_names)
 
 
+def fitting(with_tensorflow: bool) -> Callable:
+    """How images get the size of the net in a model with or without TensorFlow's operations."""
+    return fit_like_data if with_tensorflow else fit_bilinear
+
+
 def fit_like_data(
     images: tf.Tensor, image_shape: tuple[int, int, int], eval_crop: float = 1.0
 ) -> tf.Tensor:
@@ -92,7 +96,8 @@ def fit_like_data(
 
     Args:
         images: uint8 [n, height, width, channels].
-        image_shape: (height, width, channels) of the result. Images of this size are not changed.
+        image_shape: (height, width, channels) of the result. Images of this size are not changed
+            if `eval_crop` is 1.
         eval_crop: fraction of the largest such middle that is cut out.
 
     Returns:
@@ -116,7 +121,7 @@ def fit_like_data(
         )
         return tf.clip_by_value(tf.round(found), 0, 255)
 
-    fits = tf.reduce_all(tf.equal(size, (height, width)))
+    fits = tf.reduce_all(tf.equal(size, (height, width))) & (eval_crop == 1)
     return tf.ensure_shape(tf.cond(fits, lambda: floats, resized), (None, height, width, channels))
 
 
@@ -125,7 +130,7 @@ def fit_bilinear(
 ) -> tf.Tensor:
     """As `fit_like_data`, but cuts first, and scales bilinearly without antialiasing.
 
-    TFLite and ONNX have operators for this. Images of the size are not changed.
+    TFLite and ONNX have operators for this. Images of the size are not changed if `eval_crop` is 1.
     """
     height, width, channels = image_shape
     rows, columns = tf.unstack(tf.shape(images)[1:3])
@@ -133,9 +138,8 @@ def fit_bilinear(
     cut_rows = tf.maximum(tf.minimum(rows, columns * height // width), 1)
     cut_columns = tf.maximum(tf.minimum(columns, rows * width // height), 1)
     if eval_crop != 1:
-        fits = (rows == height) & (columns == width)
         cut_rows, cut_columns = (
-            tf.where(fits, x, tf.maximum(tf.cast(eval_crop * tf.cast(x, tf.float32), tf.int32), 1))
+            tf.maximum(tf.cast(eval_crop * tf.cast(x, tf.float32), tf.int32), 1)
             for x in (cut_rows, cut_columns)
         )
     top, left = (rows - cut_rows) // 2, (columns - cut_columns) // 2

@@ -6,7 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +28,16 @@ class Expected:
     """What the net answers on the test split.
 
     Attributes:
-        images: file with the images, uint8 [n, height, width, channels].
-        probabilities: float32 [n, classes].
+        images: file with the images, not cut, uint8 [n, height, width, channels].
+        probabilities: float32 [n, classes], of these images if they are cut as the model does it.
         labels: int32 [n].
+        accuracy: top-1 accuracy of the run in [0, 1], of images that are cut as `data` does it.
     """
 
     images: pathlib.Path
     probabilities: np.ndarray
     labels: np.ndarray
+    accuracy: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Answers:
     Attributes:
         examples: number of images.
         difference: largest difference of a probability.
-        accuracy, expected_accuracy: top-1 accuracy of the model and of the net, in [0, 1].
+        accuracy, expected_accuracy: top-1 accuracy of the model and of the run, in [0, 1].
     """
 
     examples: int
@@ -86,14 +88,22 @@ def image_batches(source: data.Source, batch_size: int) -> Iterator[np.ndarray]:
         yield images.numpy()
 
 
-def run_answers(net: tf.keras.layers.Layer, dataset: data.Dataset, path: pathlib.Path) -> Expected:
+def run_answers(
+    net: tf.keras.layers.Layer, dataset: data.Dataset, path: pathlib.Path, fit: Callable
+) -> Expected:
     """The probabilities of a net for the test split, whose images are written to a file.
+
+    Args:
+        net: not folded.
+        dataset: of the run.
+        path: of the file.
+        fit: what the model does to images first, from `commands.exported`.
 
     Raises:
         data.DataError: an image cannot be read.
         OSError: the file cannot be written.
     """
-    source = dataset.evaluated("test")
+    source, crop = dataset.splits["test"], dataset.eval_crop
 
     @tf.function(reduce_retracing=True)
     def answer(images):
@@ -107,8 +117,19 @@ def run_answers(net: tf.keras.layers.Layer, dataset: data.Dataset, path: pathlib
         )
         for images in image_batches(source, _BATCH_SIZE):
             file.write(images.tobytes())
-            parts.append(answer(images).numpy())
-    return Expected(path, np.concatenate(parts), source.labels)
+            parts.append(answer(fit(images, source.image_shape, crop)).numpy())
+    probabilities = np.concatenate(parts)
+    if crop == 1:
+        accuracy = _accuracy(probabilities, source.labels)
+    else:
+        batches = image_batches(dataset.evaluated("test"), _BATCH_SIZE)
+        cut = np.concatenate([answer(tf.cast(images, tf.float32)).numpy() for images in batches])
+        accuracy = _accuracy(cut, source.labels)
+    return Expected(path, probabilities, source.labels, accuracy)
+
+
+def _accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(probabilities.argmax(axis=-1) == labels))
 
 
 def check(options: ExportOptions, model: pathlib.Path, expected: Expected) -> Answers:
@@ -119,22 +140,18 @@ def check(options: ExportOptions, model: pathlib.Path, expected: Expected) -> An
     """
     found = fresh_answers(options.format, model, expected.images)
     labels = expected.labels
-
-    def accuracy(probabilities):
-        return float(np.mean(probabilities.argmax(axis=-1) == labels))
-
     if found.shape != expected.probabilities.shape:
         raise RunError(f"the exported model answers {found.shape}; nothing was written")
     answers = Answers(
         examples=len(labels),
         difference=float(np.abs(found - expected.probabilities).max()),
-        accuracy=accuracy(found),
-        expected_accuracy=accuracy(expected.probabilities),
+        accuracy=_accuracy(found, labels),
+        expected_accuracy=expected.accuracy,
     )
     if options.int8:
         # One example may be more than that in a small split.
         allowed = max(LARGEST_LOSS, 1 / len(labels))
-        same = answers.expected_accuracy - answers.accuracy <= allowed + 1e-9
+        same = _accuracy(expected.probabilities, labels) - answers.accuracy <= allowed + 1e-9
         limit = f"a loss of {allowed:.2%} of top-1"
     else:
         same, limit = answers.difference <= TOLERANCE, f"a difference of {TOLERANCE:g}"

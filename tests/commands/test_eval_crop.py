@@ -9,11 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 import data
-from commands import build
+from commands import build, verification
 from commands.config import Config
 from commands.exported import fit_bilinear, fit_like_data
 from commands.run import Run
 from data.resampling import scale_box
+from data.source import ArraySource
 from loops.distributed.workers import Workers
 from tests.commands.helpers import call, read, tiny_net
 
@@ -28,9 +29,38 @@ def test_exported_models_see_the_middle():
     found = fit_bilinear(images, shape, 0.5)
     expected = tf.image.resize(tf.cast(images[:, 15:45, 30:60], tf.float32), (24, 24))
     np.testing.assert_array_equal(found, expected)
-    own_size = images[:, :24, :24]
-    for fit in (fit_like_data, fit_bilinear):
-        np.testing.assert_array_equal(fit(own_size, shape, 0.875), own_size)
+
+
+def test_exported_models_cut_images_of_the_size_of_the_net():
+    """As `data` cuts those of an array."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3)).astype(np.uint8)
+    source = data.center_cropped(ArraySource(pixels, np.zeros(3, np.int32)), 0.5)
+    found = fit_like_data(tf.constant(pixels), source.image_shape, 0.5)
+    np.testing.assert_allclose(found, source.fetch(tf.range(3)), atol=1)
+    found = fit_bilinear(tf.constant(pixels), source.image_shape, 0.5)
+    expected = tf.image.resize(tf.cast(pixels[:, 6:18, 6:18], tf.float32), (24, 24))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_exports_are_checked_with_images_that_are_not_cut(tmp_path, monkeypatch):
+    with tiny_net():
+        flags = ("--net=tiny", "--dataset=digits", "--batch_size=256", "--device=cpu")
+        call("train.py", *flags, "--epochs=3", "--eval_crop=0.6", f"--run_dir={tmp_path / 'run'}")
+        run = Run.open(tmp_path / "run")
+        seen = []
+
+        def answers(format, model, images):
+            seen.append(np.load(images))
+            loaded = tf.saved_model.load(str(model)).signatures["serving_default"]
+            return loaded(images=tf.constant(seen[-1]))["probabilities"].numpy()
+
+        monkeypatch.setattr(verification, "fresh_answers", answers)
+        found = call("export.py", f"--run_dir={run.path}", tmp_path / "model")
+    originals = run.dataset().splits["test"]
+    np.testing.assert_array_equal(seen[0], originals.fetch(tf.range(len(originals.labels))))
+    assert found.expected_accuracy == pytest.approx(run.result["top_1_accuracy"])
+    # Another rounding of a pixel may turn an example over.
+    assert found.accuracy == pytest.approx(found.expected_accuracy, abs=1.1 / 359)
 
 
 def test_splits_are_scored_on_the_middle():

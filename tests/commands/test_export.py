@@ -205,7 +205,7 @@ def test_int8_may_lose_a_point_of_accuracy(wrong, accepted, tmp_path, monkeypatc
     """Of 359 examples, 3 are 0.84%, and 4 are 1.11%."""
     probabilities = np.tile(np.float32([0.9, 0.1]), (359, 1))
     labels = np.zeros(359, np.int32)
-    expected = verification.Expected(tmp_path, probabilities, labels)
+    expected = verification.Expected(tmp_path, probabilities, labels, accuracy=1.0)
     found = probabilities.copy()
     found[:wrong] = [0.4, 0.6]
     monkeypatch.setattr(verification, "fresh_answers", lambda *_: found)
