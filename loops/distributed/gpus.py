@@ -49,6 +49,8 @@ def own_gpus(
 
     Several workers on a machine that see the same GPUs take `num_gpus` each, in the order of their
     ranks. Where each sees only its own, as with `srun --gpus-per-task`, it takes the first ones.
+    Runs that are independent tasks of a Slurm job step take turns likewise; if there are more of
+    them than GPUs, they share.
 
     Args:
         gpus: all that TensorFlow sees.
@@ -62,10 +64,14 @@ def own_gpus(
     seen = f"TensorFlow sees {len(gpus)} GPU{'' if len(gpus) == 1 else 's'}"
     if len(gpus) < num_gpus:
         raise RunError(f"--num_gpus={num_gpus}, but {seen}; use --num_gpus={len(gpus)} or lower")
-    workers = cluster.local_count if cluster else 1
+    if cluster is None:
+        place = environment.get("SLURM_LOCALID", "")
+        first = num_gpus * (int(place) % (len(gpus) // num_gpus) if place.isdecimal() else 0)
+        return list(gpus[first : first + num_gpus])
+    workers = cluster.local_count
     if len(gpus) >= workers * num_gpus:
         # If each worker has this many of its own, any of them will do.
-        first = cluster.local_index * num_gpus if cluster else 0
+        first = cluster.local_index * num_gpus
     elif _are_own(len(gpus), environment):
         first = 0
     else:

@@ -173,6 +173,23 @@ def test_workers_on_a_machine_take_their_own_gpus(machine):
 
 
 @pytest.mark.parametrize(
+    ("seen", "num_gpus", "expected"),
+    [
+        (4, 1, [[0], [1], [2], [3]]),
+        (4, 2, [[0, 1], [2, 3], [0, 1], [2, 3]]),
+        (3, 2, [[0, 1]] * 4),
+        (1, 1, [[0]] * 4),  # Its own, or shared with the others.
+    ],
+)
+def test_independent_tasks_of_a_job_step_take_turns(machine, monkeypatch, seen, num_gpus, expected):
+    machine.details = [H100] * seen
+    for task, visible in enumerate(expected):
+        monkeypatch.setenv("SLURM_LOCALID", str(task))
+        make_strategy(num_gpus, "auto")
+        assert machine.visible == visible
+
+
+@pytest.mark.parametrize(
     ("seen", "environment"),
     [
         (1, {"CUDA_VISIBLE_DEVICES": "2"}),  # Set by the user for each process.
