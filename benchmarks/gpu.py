@@ -20,6 +20,7 @@ import argparse
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
@@ -47,21 +48,28 @@ class Report:
         machine: what the figures depend on.
 
     Raises:
-        SystemExit: the directory has a report of something else, or cannot be written.
+        ValueError: the directory has a report of something else, or cannot be written.
     """
 
     def __init__(self, directory: pathlib.Path, machine: dict):
         self._directory = directory
         self.content = {"machine": machine, "checks": [], "timings": []}
-        path = directory / "gpu.json"
+        path, another = directory / "gpu.json", f"--out={directory}: %s; give another directory"
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 self.content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            sys.exit(f"--out={directory}: {error}")
-        if self.content["machine"] != machine:
-            sys.exit(f"{path} is of another machine, commit or kind of run; give another --out")
+            text, found = as_markdown(self.content), self.content["machine"]
+        except OSError as error:
+            raise ValueError(another % error) from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(another % "gpu.json is not a report of this program") from error
+        if found != machine:
+            raise ValueError(another % "its report is of another machine, commit or kind of run")
+        try:
+            self._write("gpu.md", text)
+        except OSError as error:
+            raise ValueError(another % error) from error
 
     def add(self, kind: str, row: dict) -> None:
         """Adds a result, "checks" or "timings", and writes the files. A check replaces its last."""
@@ -183,7 +191,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", default=",".join(names), help=f"to time; default: {names}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="to time; default: all")
     parser.add_argument("--rounds", type=int, default=2, help="of each timing; default: 2")
-    parser.add_argument("--minutes", type=float, help="start nothing after this time")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start nothing after this time"
+    )
     parser.add_argument("--quick", action="store_true", help="one check, and one timing per net")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("gpu_report"))
     args = parser.parse_args(argv)
@@ -195,7 +205,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for flag in ("gpus", "rounds"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
+    if not args.minutes >= 0:  # NaN is not.
+        parser.error(f"--minutes={args.minutes:g} must be at least 0")
     return args
+
+
+def stop(message: str) -> typing.NoReturn:
+    """Ends the program because of what it was given."""
+    print(message, file=sys.stderr)
+    sys.exit(2)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -204,16 +222,19 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     machine = gpu_timing.measure({"what": "machine"})
     if "failed" in machine:
-        sys.exit(f"TensorFlow cannot be used: {machine['failed']}")
+        stop(f"TensorFlow cannot be used: {machine['failed']}")
     seen = len(machine["gpus"])
     num_gpus = args.gpus or seen or 2
     if seen and num_gpus > seen:
-        sys.exit(f"--gpus={num_gpus}, but TensorFlow sees {seen}")
-    report = Report(args.out, {**machine, "replicas": num_gpus, "quick": args.quick})
+        stop(f"--gpus={num_gpus}, but TensorFlow sees {seen}")
+    try:
+        report = Report(args.out, {**machine, "replicas": num_gpus, "quick": args.quick})
+    except ValueError as error:
+        stop(str(error))
     print(headline(report.content["machine"]), flush=True)
 
     def has_time() -> bool:
-        return args.minutes is None or time.monotonic() - started < 60 * args.minutes
+        return time.monotonic() - started < 60 * args.minutes
 
     if args.only != "timing":
         run_checks(report, num_gpus, seen > 0, args.quick, has_time)

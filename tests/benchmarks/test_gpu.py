@@ -150,8 +150,28 @@ def test_a_report_is_on_disk_after_each_result(tmp_path):
     again = gpu.Report(tmp_path / "out", MACHINE)
     assert again.content["checks"] == [{"check": "one", "ok": True, "found": "mended"}]
     assert "| one | ok | mended |" in (tmp_path / "out" / "gpu.md").read_text()
-    with pytest.raises(SystemExit, match="another machine"):
+    with pytest.raises(ValueError, match="another machine"):
         gpu.Report(tmp_path / "out", {**MACHINE, "commit": "def"})
+
+
+def test_what_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_timing, "measure", lambda request: {**MACHINE, "gpus": ["A"]})
+    (tmp_path / "gpu.json").write_text("[]")
+    (tmp_path / "file").touch()
+    for flag, message in {
+        f"--out={tmp_path}": "gpu.json is not a report of this program; give another directory",
+        f"--out={tmp_path / 'file'}": "File exists",
+        f"--out={tmp_path / 'file' / 'below'}": "Not a directory",
+        "--gpus=2": "--gpus=2, but TensorFlow sees 1",
+        "--minutes=-1": "--minutes=-1 must be at least 0",
+        "--minutes=nan": "--minutes=nan must be at least 0",
+        "--nets=lenet": "--nets=lenet: known are",
+    }.items():
+        with pytest.raises(SystemExit) as caught:
+            gpu.main([flag])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "gpu.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +203,7 @@ def test_a_failure_changes_the_exit_code_alone(
     report = gpu.Report(tmp_path, {**machine, "replicas": 1, "quick": "--quick" in flags})
     assert len(report.content["checks"]) == checks
     assert len(report.content["timings"]) == timings
+    assert (tmp_path / "gpu.md").is_file()
 
 
 def test_each_timing_is_made_once_per_round(tmp_path, monkeypatch):
