@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from commands import setting
 from commands.checks import check_runs
 from commands.config import Config
 from commands.run import Run
@@ -288,14 +289,8 @@ def _is_explained(name: str, identities: Iterable[dict]) -> bool:
 
 
 def text(value) -> str:
-    """A value of a setting as in a flag."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return ",".join(map(text, value)) or "none"
-    return "none" if value is None else printable(str(value))
+    """A value of a setting as in a flag, on one line."""
+    return printable(setting.text(value))
 
 
 def _notes(group: Group, metric: str) -> list[str]:

@@ -24,6 +24,7 @@ from commands.setting import (
     Text,
     convert,
     setting,
+    text,
 )
 
 
@@ -326,8 +327,8 @@ class Config(  # A dataclass has the fields of its last base first.
 def differences(saved: Config, requested: Config) -> list[str]:
     """The settings in which a command differs from the run it would resume, a phrase each."""
     return [
-        f"--{field.name} is {getattr(requested, field.name)} here and "
-        f"{getattr(saved, field.name)} in the run"
+        f"--{field.name} is {text(getattr(requested, field.name))} here and "
+        f"{text(getattr(saved, field.name))} in the run"
         for field in dataclasses.fields(Config)
         if not field.metadata["may_change"]
         and getattr(saved, field.name) != getattr(requested, field.name)

@@ -8,6 +8,7 @@ import pathlib
 from commands.config import Config, differences, digest
 from commands.run import Run
 from commands.saved_config import DataInfo, SavedConfig
+from commands.setting import text
 from loops.distributed.workers import Workers
 from loops.errors import RunError
 from loops.records.run import CONFIG, check_is_free, locked
@@ -49,7 +50,7 @@ def _check_run(run_dir: pathlib.Path, wanted: SavedConfig) -> SavedConfig | None
         before, now = getattr(saved.data, field.name), getattr(wanted.data, field.name)
         # A folder may have been renamed; its contents are compared.
         if field.name != "name" and before != now:
-            found.append(f"the data's {field.name} is {now} here and {before} in the run")
+            found.append(f"the data's {field.name}: {_difference(now, before)}")
     init = (saved.init_fingerprint, wanted.init_fingerprint)
     if None not in init and init[0] != init[1]:
         is_run = os.path.isdir(wanted.settings.init_from)
@@ -61,3 +62,11 @@ def _check_run(run_dir: pathlib.Path, wanted: SavedConfig) -> SavedConfig | None
             "Use its values, or another --run_dir"
         )
     return saved
+
+
+def _difference(now, before) -> str:
+    """Two values of a field; of dictionaries, the entries that differ."""
+    if not isinstance(now, dict):
+        return f"{text(now)} here and {text(before)} in the run"
+    names = [name for name in now | before if now.get(name) != before.get(name)]
+    return ", ".join(f"{n} {_difference(now.get(n), before.get(n))}" for n in names)

@@ -152,3 +152,14 @@ def _check_text(field: dataclasses.Field, value, prefix: str) -> None:
             raise ConfigError(f"{prefix}--{name}: expected text in UTF-8 without NUL")
         if is_path and os.path.expanduser(text).startswith("~"):
             raise ConfigError(f"{prefix}--{name}={text}: there is no such home directory")
+
+
+def text(value) -> str:
+    """A value of a setting as in a flag."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(text, value)) or "none"
+    return "none" if value is None else str(value)

@@ -36,7 +36,8 @@ class PretrainedError(ValueError):
 def _application(name: str) -> "_Application":
     if name not in _APPLICATIONS:
         raise PretrainedError(
-            f"there are no Keras weights for {name}; available for {', '.join(_APPLICATIONS)}"
+            f"there are no Keras weights for {name}, only for {', '.join(_APPLICATIONS)}; it can "
+            f"start from the directory of another run of {name}"
         )
     return _APPLICATIONS[name]
 

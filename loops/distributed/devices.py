@@ -67,7 +67,7 @@ def _choose(
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        return "CPU", *_use_cpu(num_gpus, "--device=cpu" if num_gpus > 1 else None)
+        return "CPU", *_use_cpu(num_gpus, "--device=cpu" if num_gpus > 1 else None, precision)
     if gpus:
         gpus = gpu_devices.own_gpus(gpus, num_gpus, cluster, os.environ)
         mixed = precision.startswith("mixed_")
@@ -82,10 +82,10 @@ def _choose(
         )
     if num_gpus > 1:
         cause = cause or "no GPU was found"
-    return "CPU", *_use_cpu(num_gpus, cause)
+    return "CPU", *_use_cpu(num_gpus, cause, precision)
 
 
-def _use_cpu(count: int, cause: str | None) -> tuple[list[str], str]:
+def _use_cpu(count: int, cause: str | None, precision: str) -> tuple[list[str], str]:
     """Sets up `count` logical CPU devices; returns their names and a description."""
     description = "CPU"
     if count > 1:
@@ -95,6 +95,8 @@ def _use_cpu(count: int, cause: str | None) -> tuple[list[str], str]:
                 cpu, [tf.config.LogicalDeviceConfiguration()] * count
             )
         description = f"CPU, {count} logical devices (rehearsal)"
+    if precision == "tf32":
+        description += ", float32 (TF32 needs a GPU)"
     return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
 
 

@@ -160,7 +160,7 @@ def test_a_command_that_does_not_fit_the_run_is_refused(tiny, capsys):
         capsys, "train.py", *TINY, "--epochs=2", "--seed=1", "--jit", f"--run_dir={tiny}"
     )
     assert "--seed is 1 here and 0 in the run" in error
-    assert "--jit is True here and False in the run" in error
+    assert "--jit is true here and false in the run" in error
     assert helpers.contents(tiny) == before
 
 
@@ -171,7 +171,9 @@ def test_a_run_on_other_data_is_refused(tiny, tmp_path, capsys):
     config["data"]["fingerprints"]["test"] = "00000000"
     (tmp_path / "run" / "config.json").write_text(helpers.json.dumps(config))
     args = (*TINY, "--epochs=2", f"--run_dir={tmp_path / 'run'}")
-    assert "the data's fingerprints is" in refused(capsys, "train.py", *args)
+    test = read(tiny / "config.json")["data"]["fingerprints"]["test"]
+    line = f"the data's fingerprints: test {test} here and 00000000 in the run. Use its values"
+    assert line in refused(capsys, "train.py", *args)
     error = refused(capsys, "eval.py", f"--run_dir={tmp_path / 'run'}")
     assert "the test split of digits is not the one that" in error
 
@@ -309,7 +311,7 @@ def test_the_advice_about_a_bad_image_can_be_followed(tmp_path, capsys):
         path.write_bytes(original[:300].ljust(len(original), b"\0"))
     error = refused(capsys, "train.py", *args, run)
     assert "cannot be decoded" in error
-    assert "restore the original file to resume a run, or start a new run" in error
+    assert "restore the original file, which runs that have used it need, or remove it" in error
     # Neither the flag nor a file of another size fits the run, as the message implies.
     bad[0].write_bytes(originals[0])
     assert "--bad_images is skip here" in refused(
@@ -354,7 +356,7 @@ def test_no_validation_split(tmp_path, capsys):
             "must be at least 75x75; with --stem=small",
         ),
         (["--net=inception_v3", "--image_size=6"], "with its small stem they must be at least 7x7"),
-        (["--init_from=keras", "--image_size=32"], "no Keras weights for inception10; available"),
+        (["--init_from=keras", "--image_size=32"], "no Keras weights for inception10, only"),
         (["--net=resnet50", "--init_from=keras"], "images of 8x8 are too small for resnet50"),
         (["--net=resnet50", "--init_from=keras", "--image_size=32"], "3 channels; those of digits"),
         (["--net=resnet50", "--init_from=keras", "--stem=small"], "have 1"),

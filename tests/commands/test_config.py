@@ -17,7 +17,7 @@ from commands.options import (
     ReplayOptions,
     TrainOptions,
 )
-from commands.setting import ConfigError, accepted, convert, kind_of
+from commands.setting import ConfigError, accepted, convert, kind_of, text
 
 CLASSES = (
     Config, TrainOptions, EvaluateOptions, PredictOptions, ExportOptions, CompareOptions,
@@ -266,9 +266,16 @@ def test_a_setting_that_is_added_renames_no_run(monkeypatch):
     ]
 
 
+def test_values_are_printed_as_in_flags():
+    values = (True, 0.1234567, 30.0, (1.0, 2.5), ("stem", "stage_1"), (), None, "flip")
+    printed = ["true", "0.1234567", "30", "1,2.5", "stem,stage_1", "none", "none", "flip"]
+    assert [text(value) for value in values] == printed
+
+
 def test_the_differences_are_the_settings_that_differ_and_may_not():
     for name, value in OTHER.items():
-        phrase = f"--{name} is {value} here and {FIELDS[name].default} in the run"
+        default = FIELDS[name].default
+        phrase = f"--{name} is {text(value)} here and {text(default)} in the run"
         expected = [] if FIELDS[name].metadata["may_change"] else [phrase]
         assert differences(Config(), changed(**{name: value})) == expected
     fixed = [name for name, field in FIELDS.items() if not field.metadata["may_change"]]

@@ -157,7 +157,7 @@ def test_a_data_folder_of_any_name_names_a_run_that_works(tmp_path, monkeypatch,
     assert "(2 examples)" in capsys.readouterr().out
     (pathlib.Path("other") / "rose" / "0 [ro].png").rename("other/rose/new.png")
     error = refused(capsys, "train.py", *args, "--data_dir=other", f"--run_dir={run_dir}")
-    assert "the data's fingerprints is" in error
+    assert "the data's fingerprints: train " in error
 
 
 @pytest.mark.parametrize("inside", ["checkpoints", "best/x", "x", "."])

@@ -223,7 +223,7 @@ def test_a_source_that_changes_is_refused_and_one_that_is_gone_is_not_needed(
     call("train.py", *args)
     assert "This run is finished." in capsys.readouterr().out
     error = refused(capsys, "train.py", *args, "--freeze=stage_1")
-    assert "--freeze is ('stage_1',) here and ('stem',) in the run" in error
+    assert "--freeze is stage_1 here and stem in the run" in error
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_useless_weights_are_refused_by_name(tmp_path):
         with pytest.raises(pretrained.PretrainedError, match=match):
             pretrained.load(name, source, channels=channels, stem=stem)
 
-    refused("no Keras weights for resnet18; available for inception_v3, ", name="resnet18")
+    refused("no Keras weights for resnet18, only for inception_v3, ", name="resnet18")
     refused("these have 1", channels=1)
     refused("not the small", stem="small")
     refused("/no/such is neither a file of weights nor the word keras", source="/no/such")

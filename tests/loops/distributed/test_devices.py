@@ -223,6 +223,10 @@ def test_workers_do_not_share_a_gpu(machine, monkeypatch, environment):
     make_strategy(1, "auto", Cluster(FOUR, 3))
 
 
+def test_a_cpu_has_no_tf32(machine):
+    assert make_strategy(1, "auto", precision="tf32")[1] == "CPU, float32 (TF32 needs a GPU)"
+
+
 def test_workers_without_gpus_rehearse(machine):
     cluster = Cluster(("a:1", "b:1"), 0)
     assert make_strategy(2, "cpu", cluster) == (
