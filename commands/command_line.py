@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from absl import app, logging
@@ -59,10 +60,13 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Turns errors that the user can act on into one line and an exit code."""
+    """Turns errors that the user can act on into one line and an exit code.
+
+    Warnings about the data are one line each.
+    """
     import tensorflow as tf
 
-    from data import DataError
+    from data import DataError, DataWarning
     from loops.distributed.workers import lost_worker
     from loops.errors import reason
     from loops.interrupt import Interrupted
@@ -70,7 +74,8 @@ def one_line_errors():
     from nets.pretrained import PretrainedError
 
     try:
-        yield
+        with _one_line_warnings(DataWarning):
+            yield
     except (ConfigError, DataError, NetError, PretrainedError, RunError) as error:
         fail(str(error))
     except Interrupted as interrupted:
@@ -88,6 +93,21 @@ def one_line_errors():
         if error.filename is None:
             raise
         fail(f"cannot use {error.filename}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def _one_line_warnings(kind: type[Warning]):
+    """Prints warnings of a kind as one line each on standard error."""
+
+    def show(message, category, *place, **options):
+        if issubclass(category, kind):
+            report(str(message))
+        else:
+            shown(message, category, *place, **options)
+
+    with warnings.catch_warnings():
+        shown, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def fail(message: str) -> None:

@@ -26,7 +26,16 @@ from data.digits import digits
 from data.folder import folder, folder_split
 from data.mnist import fashion_mnist, mnist
 from data.pipeline import EvalPipeline, InputShard, TrainPipeline
-from data.source import DataError, Relabelled, Resized, Source, Subset, center_cropped, printable
+from data.source import (
+    DataError,
+    DataWarning,
+    Relabelled,
+    Resized,
+    Source,
+    Subset,
+    center_cropped,
+    printable,
+)
 from data.tfds import tfds
 from data.tfds_directory import PREFIX
 
@@ -35,6 +44,7 @@ __all__ = [
     "DATASETS",
     "Augmentation",
     "DataError",
+    "DataWarning",
     "Dataset",
     "EvalPipeline",
     "InputShard",

@@ -18,6 +18,7 @@ from data.headers import FORMATS, reason
 from data.source import DataError, UndecodableError
 
 _BAND_PIXELS = 2**20
+_VERSION = "2"  # Of what is written; files of earlier ones are left alone.
 
 
 def cache_directory() -> pathlib.Path:
@@ -30,7 +31,7 @@ def cache_directory() -> pathlib.Path:
 
 
 def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Path:
-    """A PNG file of the wanted size with the image in a file, which is not turned upright.
+    """A PNG file with the middle of the image in a file, as by `decode_with_pillow`.
 
     It is in `cache_directory()`, under a name made of the file's real path, size and modification
     time, and of the image size.
@@ -46,7 +47,7 @@ def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Pa
     cache = cache_directory()
     try:
         status = path.stat()
-        key = (os.path.realpath(path), status.st_size, status.st_mtime_ns, *image_shape)
+        key = (os.path.realpath(path), status.st_size, status.st_mtime_ns, *image_shape, _VERSION)
     except OSError as error:
         raise UndecodableError(str(path), reason(error)) from error
     digest = hashlib.sha256(os.fsencode("\0".join(map(str, key)))).hexdigest()
@@ -64,8 +65,25 @@ def convert(path: pathlib.Path, image_shape: tuple[int, int, int]) -> pathlib.Pa
     return converted
 
 
+def converted_sizes(heights, widths, image_size: int) -> np.ndarray:
+    """Height and width of the middle of images as `decode_with_pillow` gives it, int32 [n, 2].
+
+    It is a square of twice the image size, so that a part of it can be evaluated, or of a smaller
+    image all that a square in the middle has a part in.
+
+    Args:
+        heights: integers [n], in pixels.
+        widths: likewise.
+        image_size: height and width that the images will be scaled to, in pixels.
+    """
+    sides = np.stack((heights, widths), axis=-1).astype(np.int32)
+    shorter = sides.min(axis=-1, keepdims=True)
+    middle = shorter + (sides - shorter) % 2
+    return np.where(shorter > 2 * image_size, 2 * image_size, middle)
+
+
 def decode_with_pillow(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Image.Image:
-    """The image in a file at the wanted size, which is not turned upright.
+    """The middle of the image in a file, of `converted_sizes`, which is not turned upright.
 
     Args:
         path: the file.
@@ -78,15 +96,20 @@ def decode_with_pillow(path: pathlib.Path, image_shape: tuple[int, int, int]) ->
     mode = "RGB" if channels == 3 else "L"
     try:
         with Image.open(path, formats=FORMATS) as image:
-            image.draft(mode, (2 * size, 2 * size))
+            width, height = image.size
+            found = converted_sizes(height, width, size)[::-1].tolist()
+            shorter = min(width, height)
+            sides = (shorter, shorter) if shorter > 2 * size else found
+            draft = image.draft(mode, (4 * size, 4 * size))
             image.load()
-            # Averaged to four times the wanted size at least, which hardly changes the result.
-            side = min(image.size)
-            factor = max(1, side // (4 * size))
-            left, top = ((length - side) / 2 for length in image.size)
-            middle = [x / factor for x in (left, top, left + side, top + side)]
+            # Averaged to four times that size at least, which hardly changes the result.
+            factor = max(1, min(image.size) // (8 * size))
             reduced = _reduce(image, mode, factor)
-            return reduced.resize((size, size), Image.Resampling.BICUBIC, box=middle)
+            # The last row and column may be filled in part.
+            ratio = factor * (width / draft[1][2] if draft else 1)
+            left, top = (width - sides[0]) / 2, (height - sides[1]) / 2
+            box = [x / ratio for x in (left, top, left + sides[0], top + sides[1])]
+            return reduced.resize(found, Image.Resampling.BICUBIC, box=box)
     except Exception as error:  # Damaged files make Pillow raise nearly anything.
         raise UndecodableError(str(path), reason(error)) from error
 

@@ -45,18 +45,28 @@ def decode(
     size, _, channels = image_shape
     contents = tf.io.read_file(path)
     if box is None:
-        image = fit(_decode_all(contents, decoder, channels), size)
+        image, sides = _decode_all(contents, decoder, channels)
+        image = fit(image, size, sides)
     else:
         image = _decode_box(contents, decoder, orientation, box, size, channels)
     return tf.ensure_shape(upright(image, orientation), image_shape)
 
 
-def _decode_all(contents, decoder, channels: int) -> tf.Tensor:
-    def jpeg(ratio):
-        return lambda: tf.io.decode_jpeg(contents, channels, ratio=ratio, **_JPEG_OPTIONS)
+def _decode_all(contents, decoder, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The image and, in its pixels, its height and width, which need not be whole."""
 
-    decoders = [lambda: tf.io.decode_png(contents, channels), *map(jpeg, JPEG_RATIOS)]
-    return tf.ensure_shape(tf.switch_case(decoder, decoders), (None, None, channels))
+    def png():
+        image = tf.io.decode_png(contents, channels)
+        return image, tf.cast(tf.shape(image)[:2], tf.float32)
+
+    def jpeg(ratio):
+        image = tf.io.decode_jpeg(contents, channels, ratio=ratio, **_JPEG_OPTIONS)
+        shape = tf.io.extract_jpeg_shape(contents) if ratio > 1 else tf.shape(image)
+        return image, tf.cast(shape[:2], tf.float32) / ratio
+
+    decoders = [png, *(lambda r=ratio: jpeg(r) for ratio in JPEG_RATIOS)]
+    image, sides = tf.switch_case(decoder, decoders)
+    return tf.ensure_shape(image, (None, None, channels)), sides
 
 
 def _decode_box(contents, decoder, orientation, box, size: int, channels: int) -> tf.Tensor:

@@ -9,7 +9,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 import tensorflow as tf
 
-from data.convert import cache_directory, convert
+from data.convert import cache_directory, convert, converted_sizes
 from data.decode import PNG, decode
 from data.headers import CONVERT, Header, decoders, read_header
 from data.index import MIN_FILES, Index
@@ -43,8 +43,8 @@ class FileSource:
         facts, instead = files.facts, converted != b""
         turned = facts["orientation"] > 4
         sizes = np.stack((facts["height"], facts["width"]), axis=1)
+        sizes[instead] = converted_sizes(*sizes[instead].T, image_shape[0])
         sizes[turned] = sizes[turned, ::-1]
-        sizes[instead] = image_shape[:2]
         # TensorFlow resolves ".." by text alone, and takes "name://" for a file system.
         directories = [os.path.realpath(files.root)]
         if instead.any():

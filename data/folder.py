@@ -19,7 +19,14 @@ import numpy as np
 
 from data.dataset import Dataset, split_by_class
 from data.files import FileSource, open_files
-from data.listing import Listing, class_directories, list_images
+from data.listing import (
+    AGAINST_EMPTY_CLASSES,
+    LeftOut,
+    Listing,
+    class_directories,
+    list_images,
+    warn_of_left_out,
+)
 from data.source import DataError, Source, Subset, printable
 
 DEFAULT_IMAGE_SIZE = 64
@@ -58,6 +65,7 @@ class _Tree:
         files: the image files.
         labels: number of the class of each, int32.
         skipped: what is named like an image file and is none.
+        left_out: what else there is in the directory of each class.
     """
 
     root: pathlib.Path
@@ -65,6 +73,7 @@ class _Tree:
     files: Listing
     labels: np.ndarray
     skipped: list[str]
+    left_out: list[LeftOut]
 
 
 def _class_dirs(root: pathlib.Path) -> list[bytes]:
@@ -97,7 +106,7 @@ def _open(
     for name, empty in zip(tree.class_names, ~np.isin(numbers, source.labels), strict=True):
         if empty:
             raise DataError(
-                f"{tree.root / name} has no image that can be decoded; add some or remove it"
+                f"{tree.root / name} has no image that can be decoded; {AGAINST_EMPTY_CLASSES}"
             )
     return source, tuple(sorted(map(pathlib.Path, (*tree.skipped, *bad))))
 
@@ -144,6 +153,9 @@ def folder(
         DataError: a directory is missing or empty, splits have different classes, a link is broken
             or a loop, what is named like an image is no file, a file cannot be decoded, or with
             "skip" a class has no image that can be.
+
+    Warns:
+        DataWarning: there are files of other names or directories in the directories of classes.
     """
     size, skip = image_size or DEFAULT_IMAGE_SIZE, bad_images == "skip"
     names = _layout(data_dir)
@@ -155,8 +167,10 @@ def folder(
         differing = ", ".join(sorted(set(class_names) ^ set(tree.class_names)))
         if differing:
             raise DataError(
-                f"train/ and {names[split]}/ in {data_dir} differ in their classes: {differing}"
+                f"train/ and {names[split]}/ in {data_dir} differ in their classes: {differing}; "
+                "each needs images of all of them"
             )
+    warn_of_left_out(data_dir, (part for tree in trees.values() for part in tree.left_out))
     numbers = range(len(class_names))
     opened = {
         split: _open(tree, (size, size, channels), numbers=numbers, skip=skip)
@@ -238,5 +252,6 @@ def folder_split(
             f"{', '.join(class_names)}"
         )
     tree = _scan(root, skip=skip)
+    warn_of_left_out(root, tree.left_out)
     numbers = [list(class_names).index(name) for name in tree.class_names]
     return _open(tree, image_shape, numbers=numbers, skip=skip)

@@ -28,6 +28,19 @@ _SETTLED = 2 * 10**9
 _VERSION = f"1 {tf.__version__} {PIL.__version__}"
 
 
+def forget(path: str | os.PathLike) -> None:
+    """Forgets a file that turned out to be damaged, so that the next start reads it again.
+
+    Nothing happens if its tree has no index.
+
+    Args:
+        path: of the file, in a directory of the root of its tree.
+    """
+    directory, name = os.path.split(path)
+    root, directory = os.path.split(directory)
+    Index(pathlib.Path(root)).forget(os.fsencode(os.path.join(directory, name)))
+
+
 class Index:
     """The index of a tree. Make it before the files are read.
 
@@ -64,6 +77,15 @@ class Index:
         names, facts = names[order], facts[order]
         if np.array_equal(names, self._names) and np.array_equal(facts, self._facts):
             return
+        self._write(names, facts)
+
+    def forget(self, name: bytes) -> None:
+        """Removes a file, whose path from the root is given."""
+        keep = self._names != name
+        if not keep.all():
+            self._write(self._names[keep], self._facts[keep])
+
+    def _write(self, names: np.ndarray, facts: np.ndarray) -> None:
         with contextlib.suppress(OSError):
             if self.path is not None:
                 _write(self.path, version=np.array(_VERSION), names=names, facts=facts)

@@ -4,16 +4,25 @@ import dataclasses
 import os
 import pathlib
 import stat
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
-from data.source import DataError
+from data.source import DataError, DataWarning, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+AGAINST_EMPTY_CLASSES = "add some, or remove the class, from every split if there are several"
 THREADS = 16  # To list a directory or read a header is mostly to wait for the file system.
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
+_SHOWN = 5  # Suffixes, of many.
+# What is expected beside images, and is left out without a word.
+_OTHERS = (
+    *(b".csv", b".db", b".html", b".ini", b".json", b".jsonl", b".log", b".md", b".toml", b".tsv"),
+    *(b".txt", b".xml", b".yaml", b".yml"),
+)
 
 # What is known of a file: size in bytes and modification time in nanoseconds; from its header (see
 # `data/headers.py`), kind, width, height and orientation, of which kind is 0 as long as it is not
@@ -52,6 +61,61 @@ class Listing:
         return Listing(self.root, self.names[numbers], self.facts[numbers])
 
 
+@dataclasses.dataclass
+class LeftOut:
+    """What is beside the images in the directories of classes, and is not used.
+
+    Attributes:
+        suffixes: numbers of the files that may be images, by suffix in lower case.
+        directories: number of the directories.
+        example: the path of one of them.
+    """
+
+    suffixes: Counter[bytes] = dataclasses.field(default_factory=Counter)
+    directories: int = 0
+    example: bytes = b""
+
+    def add(self, entry: os.DirEntry[bytes]) -> None:
+        """Counts an entry that is not named like an image, unless it is hidden or expected."""
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith(b".") or suffix in _OTHERS:
+            return
+        if entry.is_dir():
+            self.directories += 1
+        else:
+            self.suffixes[suffix] += 1
+        self.example = self.example or entry.path
+
+
+def warn_of_left_out(root: pathlib.Path, parts: Iterable[LeftOut]) -> None:
+    """Warns of what is left out of a tree, in one line, if there is anything.
+
+    Warns:
+        DataWarning: how many files of which suffixes, and how many directories.
+    """
+    parts = [part for part in parts if part.example]
+    suffixes = sum((part.suffixes for part in parts), Counter())
+    directories = sum(part.directories for part in parts)
+    kinds = [
+        f"{count:,} {os.fsdecode(suffix) or 'without a suffix'}"
+        for suffix, count in sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    kinds = [*kinds[:_SHOWN], "others"] if len(kinds) > _SHOWN else kinds
+    number = suffixes.total()
+    files = f"{number:,} file{'s' * (number != 1)} ({', '.join(kinds)})" if number else ""
+    nested = f"{directories:,} director{'y' if directories == 1 else 'ies'}" if directories else ""
+    if parts:
+        warnings.warn(
+            printable(
+                f"{root}: left out {' and '.join(filter(None, (files, nested)))} in class "
+                f"directories, such as {os.fsdecode(parts[0].example)}; images are files "
+                f"directly in a class directory that end in {', '.join(SUFFIXES)}"
+            ),
+            DataWarning,
+            stacklevel=2,
+        )
+
+
 def class_directories(root: pathlib.Path) -> list[bytes]:
     """The names of the directories and of links to directories under a root, sorted as bytes.
 
@@ -84,7 +148,7 @@ def _check_link(link: pathlib.Path, above: str) -> None:
 
 def list_images(
     root: pathlib.Path, directories: Sequence[bytes], *, skip: bool
-) -> tuple[Listing, np.ndarray, list[str]]:
+) -> tuple[Listing, np.ndarray, list[str], list[LeftOut]]:
     """The files in some directories that are named like images, without hidden ones.
 
     Args:
@@ -94,23 +158,23 @@ def list_images(
 
     Returns:
         The files, sorted by directory and name as bytes; the number of the directory of each, int32
-        [n]; and the paths that were left out.
+        [n]; the paths that were skipped; and what else there is in each directory.
 
     Raises:
         DataError: a directory has nothing that is named like an image, or something that is no
             regular file.
         OSError: a directory cannot be read.
     """
-    names, facts, labels, skipped = [], [], [], []
+    names, facts, labels, skipped, left_out = [], [], [], [], []
     with ThreadPool(min(THREADS, len(directories) or 1)) as pool:
         scan = pool.imap(_scan, (os.path.join(os.fsencode(root), name) for name in directories))
-        for label, (directory, (found, known, others)) in enumerate(
+        for label, (directory, (found, known, others, beside)) in enumerate(
             zip(directories, scan, strict=True)
         ):
             path = root / os.fsdecode(directory)
             if not len(found) + len(others):
                 raise DataError(
-                    f"{path} has no images ({', '.join(SUFFIXES)}); add some or remove it"
+                    f"{path} has no images ({', '.join(SUFFIXES)}); {AGAINST_EMPTY_CLASSES}"
                 )
             if others and not skip:
                 file = path / os.fsdecode(others[0])
@@ -122,17 +186,22 @@ def list_images(
             facts.append(known)
             labels.append(np.full(len(found), label, np.int32))
             skipped += [str(path / os.fsdecode(name)) for name in others]
+            left_out.append(beside)
     listing = Listing(root, np.concatenate(names), np.concatenate(facts))
-    return listing, np.concatenate(labels), skipped
+    return listing, np.concatenate(labels), skipped, left_out
 
 
-def _scan(directory: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-    """Names and facts of the files in a directory, and names of what is no regular file."""
-    files, others = [], []
+def _scan(directory: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes], LeftOut]:
+    """Names and facts of the files in a directory, names of what is no regular file, and the rest.
+
+    Only what is named like an image is in the first three.
+    """
+    files, others, left_out = [], [], LeftOut()
     with os.scandir(directory) as entries:
         for entry in entries:
             name = entry.name
             if name.startswith(b".") or not name.lower().endswith(_SUFFIXES):
+                left_out.add(entry)
                 continue
             try:
                 status = entry.stat()
@@ -147,7 +216,7 @@ def _scan(directory: bytes) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
     facts = np.zeros(len(files), FACTS)
     if files:
         _, facts["size"], facts["time"] = zip(*files, strict=True)
-    return np.array([name for name, *_ in files], np.bytes_), facts, sorted(others)
+    return np.array([name for name, *_ in files], np.bytes_), facts, sorted(others), left_out
 
 
 def _kind(path: pathlib.Path) -> str:

@@ -26,6 +26,7 @@ import tensorflow as tf
 from data.augment import check_order, format_augment, joined, source_crop, stream_name
 from data.augmentation import Augmentation, Draws
 from data.dataset import normalize
+from data.index import forget
 from data.order import balanced_numbers, example_numbers
 from data.source import DataError, Source, UndecodableError, on_host, without_tuning
 from data.tracing import unconverted
@@ -356,9 +357,14 @@ def _find_fault(source: Source, fetch, numbers: Iterable[int]) -> DataError | No
         except tf.errors.ResourceExhaustedError:
             return None
         except tf.errors.NotFoundError:
-            return UndecodableError(source.describe(int(number)), "No such file or directory")
+            why = "No such file or directory"
         except tf.errors.PermissionDeniedError:
-            return UndecodableError(source.describe(int(number)), "Permission denied")
+            why = "Permission denied"
         except tf.errors.OpError:
-            return UndecodableError(source.describe(int(number)), "its contents are damaged")
+            why = "its contents are damaged"
+        else:
+            continue
+        path = source.describe(int(number))
+        forget(path)
+        return UndecodableError(path, why)
     return None

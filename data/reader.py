@@ -24,7 +24,7 @@ from data.boxes import middle
 from data.convert import decode_with_pillow
 from data.decode import decode, upright
 from data.headers import CONVERT, read_header, reason
-from data.resampling import scale_box
+from data.resampling import fit, scale_box
 from data.source import DataError, UndecodableError
 
 # More than there are CPUs would decode no faster, and need more memory.
@@ -112,10 +112,11 @@ class ImageReader:
     def _convert(self, path: str, orientation: int) -> np.ndarray:
         with self._one_by_one:  # To bound the memory.
             image = decode_with_pillow(pathlib.Path(path), self.image_shape)
-        pixels = tf.reshape(np.asarray(image), self.image_shape)
-        if self.eval_crop != 1:  # As of a file that has been converted for a dataset.
-            size = self.image_shape[:2]
-            pixels = scale_box(pixels, self._box(tf.constant(size, tf.float32)), size)
+        size, channels = self.image_shape[:2], self.image_shape[2]
+        pixels = tf.reshape(np.asarray(image), (image.height, image.width, channels))
+        box = self._box(tf.constant(pixels.shape[:2], tf.float32))
+        # As of a file that has been converted for a dataset.
+        pixels = fit(pixels, size[0]) if box is None else scale_box(pixels, box, size)
         return upright(pixels, tf.constant(orientation)).numpy()
 
     def batches(

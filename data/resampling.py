@@ -8,17 +8,20 @@ import tensorflow as tf
 _RADIUS = 2  # Of the filter, in pixels of the result if they are larger, otherwise of the image.
 
 
-def fit(image: tf.Tensor, size: int) -> tf.Tensor:
+def fit(image: tf.Tensor, size: int, sides: tf.Tensor | None = None) -> tf.Tensor:
     """The largest square in the middle of an image, as by `PIL.ImageOps.fit`.
 
     Args:
         image: uint8 [height, width, channels].
         size: height and width of the result.
+        sides: height and width of what is shown, in pixels of `image`, float32 [2]. By default its
+            own; they are smaller where its last row and column are filled in part.
 
     Returns:
         uint8 [size, size, channels].
     """
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    if sides is None:
+        sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = size / tf.reduce_min(sides)
     return _resample(image, (size, size), (scale, scale), tf.unstack((size - scale * sides) / 2))
 

@@ -28,6 +28,10 @@ class DataError(ValueError):
         super().__init__(printable(message))
 
 
+class DataWarning(UserWarning):
+    """Something about the data that a person should know. The message is one line."""
+
+
 def printable(text: str) -> str:
     r"""The text with escapes such as `\n` for what cannot be printed or encoded."""
     return "".join(
@@ -39,13 +43,13 @@ class UndecodableError(DataError):
     """An image file cannot be decoded.
 
     The names and sizes of the files are part of a run's configuration, and so is --bad_images. So
-    a run that has started resumes only with the file as it was then.
+    a run that has started resumes, and is scored, only with the file as it was then.
     """
 
     def __init__(self, name: str, reason: str):
         super().__init__(
-            f"{name} cannot be decoded ({reason}); restore the original file to resume a run, or "
-            "start a new run if it was never intact; to do without it, remove it or use "
+            f"{name} cannot be decoded ({reason}); restore the original file, which runs that have "
+            "used it need, or remove it; new runs of train.py can leave it out with "
             "--bad_images=skip"
         )
 

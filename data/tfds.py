@@ -12,9 +12,11 @@ encoded, into files, once, which are then read like those of the dataset "folder
 
 import hashlib
 import importlib.util
+import itertools
 import math
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -41,6 +43,7 @@ from data.tfds_directory import find_prepared
 _NEEDED = {"tensorflow_datasets": "tensorflow-datasets", "array_record": "array_record",
            "importlib_resources": "importlib_resources"}  # fmt: skip
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+_UNLABELLED = -1
 _MAX_BYTES = 2**31  # In memory.
 _BLOCK = 256  # Examples.
 
@@ -72,7 +75,9 @@ def tfds(
     prepared = _Prepared(name, data_dir)
     names = split_names(prepared.splits)
     if split is None and "train" not in names:
-        raise DataError(f"{name} has no split train; it has {', '.join(names) or 'none of use'}")
+        raise DataError(
+            f"{name} has no split train with labels; it has {', '.join(names) or 'none of use'}"
+        )
     wanted = [x for x in names if split in (None, x)]
     theirs = {x: prepared.splits[names[x]] for x in wanted}
     size, note, fields = image_size or DEFAULT_IMAGE_SIZE, "", {}
@@ -142,8 +147,9 @@ class _Prepared:
         self.channels = 1 if self._shape[-1] == 1 else 3
         self.splits = {}
         for split in filter(_SPLITS.get, info.splits):
-            _, label = next(self._examples(split), (b"", -1))
-            if label >= 0:  # -1 is "not labelled".
+            # Not all, since a test split may be large and have no labels.
+            first = itertools.islice(self._examples(split), _BLOCK)
+            if any(label != _UNLABELLED for _, label in first):
                 self.splits[_SPLITS[split]] = split
 
     def _try(self, call):
@@ -153,7 +159,9 @@ class _Prepared:
         except DataError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            # Without TensorFlow's decoration.
+            text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip()
+            reason = text.splitlines()[0].strip() if text else type(error).__name__
             raise DataError(
                 f"{self._name} in {self._directory} cannot be read: {reason}"
             ) from error
@@ -195,6 +203,16 @@ class _Prepared:
         while (example := self._try(lambda: next(examples, None))) is not None:
             yield example[self._image], int(example[self._label])
 
+    def _labelled(self, split: str) -> Iterator[tuple[bytes, int]]:
+        """As `_examples`; raises DataError for one without a label."""
+        for number, (contents, label) in enumerate(self._examples(split)):
+            if label == _UNLABELLED:
+                raise DataError(
+                    f"{self._name}: example {number} of {split} has no label (-1), and others "
+                    "have; every example of a split needs one"
+                )
+            yield contents, label
+
     def sources(
         self, splits: Mapping[str, str], size: int, *, skip: bool
     ) -> tuple[dict[str, Source], tuple[pathlib.Path, ...]]:
@@ -214,7 +232,7 @@ class _Prepared:
         return {split: source for split, (source, _) in opened.items()}, skipped
 
     def _in_memory(self, split: str) -> ArraySource:
-        contents, labels = zip(*self._examples(split), strict=True)
+        contents, labels = zip(*self._labelled(split), strict=True)
         images = np.empty((len(labels), *self._shape), np.uint8)
         # Not by tfds, which decodes with other libraries where they are installed.
         decoded = tf.data.Dataset.from_tensor_slices(list(contents)).map(
@@ -231,9 +249,20 @@ class _Prepared:
         """The source of a split in files, and the paths that were left out."""
         root = self._extract(split)
         directories = class_directories(root)
-        files, labels, _ = list_images(root, directories, skip=skip)
+        files, labels, *_ = list_images(root, directories, skip=skip)
         numbers = np.array([int(name) for name in directories], np.int32)
         return open_files(files, numbers[labels], (size, size, self.channels), skip=skip)
+
+    def _check_complete(self, root: pathlib.Path, split: str) -> None:
+        """Raises DataError if images of a split have been removed since it was extracted."""
+        names = (name for path in root.iterdir() if path.is_dir() for name in os.listdir(path))
+        found = sum(name.endswith((".jpg", ".png")) for name in names)
+        expected = self._builder.info.splits[split].num_examples
+        if found != expected:
+            raise DataError(
+                f"{root} has {found:,} images, and {split} of {self._name} {expected:,}; remove "
+                "the directory, and they are extracted again"
+            )
 
     def _extract(self, split: str) -> pathlib.Path:
         """The directory that has the images of a split, as <label>/<number>.jpg or .png.
@@ -246,12 +275,13 @@ class _Prepared:
         parent = default_data_dir(otherwise="set KERAS_HOME") / "tfds" / f"{self.title}-{digest}"
         root = parent / split
         if root.is_dir():
+            self._check_complete(root, split)
             return root
         temporary = None
         try:
             parent.mkdir(parents=True, exist_ok=True)
             temporary = pathlib.Path(tempfile.mkdtemp(dir=parent, prefix=f".{split}-"))
-            for number, (contents, label) in enumerate(self._examples(split)):
+            for number, (contents, label) in enumerate(self._labelled(split)):
                 suffix = ".png" if contents.startswith(b"\x89PNG") else ".jpg"
                 path = temporary / f"{label:05}" / f"{number:08}{suffix}"
                 path.parent.mkdir(exist_ok=True)

@@ -16,8 +16,8 @@ QUICK = (
     "--device=cpu",
 )
 ADVICE = (
-    "; restore the original file to resume a run, or start a new run if it was never intact; to do "
-    "without it, remove it or use --bad_images=skip\n"
+    "; restore the original file, which runs that have used it need, or remove it; new runs of "
+    "train.py can leave it out with --bad_images=skip\n"
 )
 
 
@@ -135,8 +135,11 @@ def test_bad_images_are_skipped_by_training_and_evaluation(tmp_path, capsys):
     # Other data is treated like the run's.
     other = write_tree(tmp_path / "other", count=1, splits=("",))
     (other / "blue" / "1.png").write_bytes(b"text")
+    (other / "red" / "1.webp").write_bytes(b"content")
     call("eval.py", run, "--dataset=folder", f"--data_dir={other}")
-    out = capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert f"other: left out 1 file (1 .webp) in class directories, such as {other}/red/1" in error
+    assert error.count("\n") == 1
     assert f"skipped 1 bad image: {other}/blue/1.png\n" in out
     assert "(2 examples" in out
 

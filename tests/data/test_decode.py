@@ -16,9 +16,16 @@ def keras_home(tmp_path, monkeypatch):
 
 def reference(path, size, channels):
     with Image.open(path) as image:
-        image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))
+        # Decoded at a reduced size, the last row and column are filled in part.
+        draft = image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))
+        width, height = draft[1][2:] if draft else image.size
         upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-        return np.asarray(ImageOps.fit(upright, (size, size))).reshape(size, size, channels)
+        width, height = (width, height) if upright.size == image.size else (height, width)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    fitted = upright.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(fitted).reshape(size, size, channels)
 
 
 def assert_close(found, expected, most=2, mean=0.3):
@@ -58,6 +65,16 @@ def test_pixels_are_those_of_pillow(tmp_path, options, size, channels):
     # TensorFlow rounds the gray of a PNG down.
     mean = 0.7 if options["suffix"] == "png" and channels == 1 else 0.3
     assert_close(read(path, (size, size, channels)), reference(path, size, channels), mean=mean)
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(241, 163, 40), (203, 325, 20)])
+def test_a_reduced_jpeg_is_not_stretched(tmp_path, width, height, size):
+    """Its sides are no multiples of the ratio, 2 and 4; the reference is the whole image."""
+    photo(width, height).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = np.asarray(ImageOps.fit(image, (size, size)), int)
+    difference = np.abs(read(tmp_path / "a.jpg", (size, size, 3)) - expected)
+    assert difference.mean() < 2  # 7 where it is stretched.
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 100), (100, 103), (1, 7)])

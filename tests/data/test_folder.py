@@ -1,6 +1,8 @@
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -124,6 +126,63 @@ def test_what_is_wrong_with_a_tree_is_named(tmp_path):
     refused("green has no images", load, tmp_path)
     write(tmp_path / "test" / "green" / "1.png")
     refused("differ in their classes: green", load, tmp_path)
+
+
+def test_a_class_without_images_in_one_split_gets_one_advice(tmp_path):
+    """It is that of any class without images, and it can be followed."""
+    write_tree(tmp_path, splits=("train", "val", "test"))
+    for path in (tmp_path / "val" / "red").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    refused(r"val/red has no images \(.*\); add some, or remove the class, from every split if",
+            load, tmp_path)  # fmt: skip
+    shutil.rmtree(tmp_path / "val" / "red")
+    refused("train/ and val/ in .* differ in their classes: red; each needs images of all of them",
+            load, tmp_path)  # fmt: skip
+    # Removed from every split; at least two are left.
+    for split in ("train", "val", "test"):
+        write(tmp_path / split / "green" / "0.png")
+        shutil.rmtree(tmp_path / split / "red", ignore_errors=True)
+    assert load(tmp_path, val_fraction=0.1).class_names == ["blue", "green"]
+
+
+def left_out(call, *args, **options):
+    """The texts of the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(*args, **options)
+    assert all(issubclass(one.category, data.DataWarning) for one in caught)
+    return [str(one.message) for one in caught]
+
+
+def test_what_is_not_named_like_an_image_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr("data.files.MIN_FILES", 1)  # So that there is an index at the second start.
+    root = write_tree(tmp_path / "tree")
+    expected = ("notes.txt", "Thumbs.db", ".DS_Store", ".hidden.webp", "boxes.XML")
+    for split in ("train", "test"):
+        for name in expected:
+            (root / split / "red" / name).write_text("no image")
+        (root / split / "red" / ".hidden").mkdir()
+    assert left_out(load, root) == []
+    (root / "train" / "blue" / "more").mkdir()
+    others = ("train/blue/1.webp", "train/red/2.WEBP", "test/blue/3.tiff", "test/red/4")
+    for name in others:
+        (root / name).write_bytes(b"content")
+    for _ in range(2):
+        (said,) = left_out(load, root)
+        assert said.startswith(
+            f"{root}: left out 4 files (2 .webp, 1 without a suffix, 1 .tiff) and 1 directory in "
+            f"class directories, such as {root}/train/blue/"
+        )
+        assert said.endswith("directly in a class directory that end in .jpg, .jpeg, .png")
+    # Data of others to score.
+    (said,) = left_out(data.load_split, "folder", "test", data_dir=root,
+                       class_names=("blue", "red"), image_shape=(8, 8, 3))  # fmt: skip
+    assert said.startswith(f"{root}/test: left out 2 files (")
+    for name in others:
+        (root / name).unlink()
+    (said,) = left_out(load, root)
+    assert f"left out 1 directory in class directories, such as {root}/train/blue/more; " in said
 
 
 def test_an_empty_split_is_refused(tmp_path):

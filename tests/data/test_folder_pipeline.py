@@ -160,8 +160,8 @@ def test_a_damaged_file_is_named_for_its_step(tmp_path):
     ((step, fault),) = faults.items()
     assert isinstance(fault, data.DataError)
     assert str(fault) == (
-        f"{path} cannot be decoded (its contents are damaged); restore the original file to resume "
-        "a run, or start a new run if it was never intact; to do without it, remove it or use "
+        f"{path} cannot be decoded (its contents are damaged); restore the original file, which "
+        "runs that have used it need, or remove it; new runs of train.py can leave it out with "
         "--bad_images=skip"
     )
     # Each worker names it, whatever its rows are.

@@ -14,6 +14,7 @@ from data.files import FileSource
 from data.headers import read_header
 from data.index import Index
 from data.listing import list_images
+from data.pipeline import EvalPipeline
 from tests.data.helpers import exif, fetch, noise, open_paths, photo, refused, write, write_tree
 
 FILES = ("blue/0.png", "blue/1.png", "red/0.png", "red/1.png")
@@ -213,12 +214,12 @@ def test_a_start_that_fails_remembers_what_it_has_read(tree, indexes, read):
 
 
 def test_several_can_write_at_a_time(tree, indexes):
-    files, _, _ = list_images(tree, [b"blue", b"red"], skip=False)
+    files, *_ = list_images(tree, [b"blue", b"red"], skip=False)
     files.facts["kind"] = 1
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: Index(tree).remember(files), range(40)))
     assert len(list(indexes.iterdir())) == 1  # No temporary files.
-    again, _, _ = list_images(tree, [b"blue", b"red"], skip=False)
+    again, *_ = list_images(tree, [b"blue", b"red"], skip=False)
     Index(tree).recall(again)
     np.testing.assert_array_equal(again.facts, files.facts)
 
@@ -259,6 +260,31 @@ def test_files_that_have_been_decoded_are_not_tried_again(tree, indexes, tried):
     assert first_read(tried) == ("blue/1.png",)
 
 
+def test_a_file_that_cannot_be_fetched_is_forgotten(tree, indexes, tried, read):
+    """Of the same size and time as it was when it could be, as of a sector that has gone bad."""
+    bad = tree / "red" / "1.png"
+    original, status = bad.read_bytes(), bad.stat()
+    load(tree, bad_images="skip")
+    bad.write_bytes(original[:-16] + b"????" + original[-12:])
+    os.utime(bad, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for bad_images in ("skip", "error"):
+        splits = load(tree, bad_images=bad_images).splits
+        first_read(tried), first_read(read)
+        faults = [
+            EvalPipeline(source, global_batch_size=4, mean=(0.0,) * 3, std=(1.0,) * 3).find_fault(0)
+            for source in splits.values()
+        ]
+        (fault,) = filter(None, faults)
+        assert str(fault).startswith(f"{bad} cannot be decoded (its contents are damaged); ")
+        # The header is read again, too, and is intact.
+        load(tree)
+        assert first_read(read) == ("red/1.png",)
+    # A start that leaves out what is damaged finds it now.
+    dataset = load(tree, bad_images="skip")
+    assert first_read(tried) == ("red/1.png",)
+    assert dataset.skipped == (bad,)
+
+
 def test_files_are_tried_as_they_are_decoded(tmp_path, indexes, tried):
     """Another image size may need another decoder, and conversions are tried every time."""
     for name in ("blue", "red"):
@@ -282,7 +308,10 @@ def test_sizes_are_of_the_upright_images(tmp_path, monkeypatch):
     photo(20, 30).save(tmp_path / "a.jpg")
     photo(20, 30).save(tmp_path / "b.jpg", exif=exif(6))
     photo(20, 30).convert("CMYK").save(tmp_path / "c.jpg")
-    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")]
-    source, _ = open_paths(paths, [0, 0, 0], (8, 8, 3), skip=False)
-    # A conversion has the size of the images.
-    assert source.sizes([1, 0, 2]).numpy().tolist() == [[20, 30], [30, 20], [8, 8]]
+    photo(20, 13).convert("CMYK").save(tmp_path / "d.jpg", exif=exif(6))
+    paths = [tmp_path / f"{name}.jpg" for name in "abcd"]
+    source, _ = open_paths(paths, [0] * 4, (8, 8, 3), skip=False)
+    # A conversion is the middle, at twice the size of the images, or as it is: 13 rows, of which
+    # a square has a part in 14 of 20 columns.
+    expected = [[20, 30], [30, 20], [16, 16], [14, 13]]
+    assert source.sizes([1, 0, 2, 3]).numpy().tolist() == expected

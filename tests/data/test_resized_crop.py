@@ -169,11 +169,13 @@ def test_boxes_of_files_are_those_of_the_upright_image(tmp_path, monkeypatch):
         with Image.open(path) as image:
             expected = by_pillow(ImageOps.exif_transpose(image).convert("RGB"), box, 24)
         assert_close(pixels, expected, *((3, 0.3) if kind == "png" else (12, 1)))
-    # A conversion is the middle of the image, at the size of the images.
-    np.testing.assert_array_equal(sizes[24:], [[24, 24]] * 8)
-    found = read(np.arange(24, 32), np.tile(np.float32([0, 12, 24, 12]), (8, 1))).numpy()
-    for pixels, whole in zip(found, fetch(source, np.arange(24, 32)), strict=True):
-        assert_close(pixels, by_pillow(Image.fromarray(whole), (0, 12, 24, 12), 24), 2, 0.3)
+    # A conversion is the middle of the image, 60x60, at twice the size of the images.
+    np.testing.assert_array_equal(sizes[24:], [[48, 48]] * 8)
+    found = read(np.arange(24, 32), np.tile(np.float32([0, 24, 48, 24]), (8, 1))).numpy()
+    for (_, _, path), pixels in zip(files[24:], found, strict=True):
+        with Image.open(path) as image:
+            expected = by_pillow(ImageOps.exif_transpose(image).convert("RGB"), (0, 45, 60, 30), 24)
+        assert_close(pixels, expected, 12, 1.5)
 
 
 def test_little_more_than_the_box_of_a_jpeg_is_decoded(tmp_path, monkeypatch):

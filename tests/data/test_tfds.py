@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -104,6 +105,15 @@ def test_others_are_in_files_which_are_written_once(tmp_path, monkeypatch, file_
     assert again.image_shape == (64, 64, 3)
     (made,) = (tmp_path / "keras" / "datasets" / "tfds").iterdir()
     assert sorted(path.name for path in made.iterdir()) == ["test", "train"]
+    # Where some of them have been removed, as by a program that cleans up, it is not used.
+    for path in (made / "train" / "00000").iterdir():
+        path.unlink()
+    refused("train has 4 images, and train of tfds:colors 6; remove the directory",
+            data.load, "tfds:colors", data_dir=place)  # fmt: skip
+    monkeypatch.undo()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    shutil.rmtree(made / "train")
+    assert len(data.load("tfds:colors", data_dir=place).splits["train"].labels) == 6
 
 
 @installed
@@ -131,7 +141,12 @@ def test_splits(tmp_path):
     assert isinstance(dataset.splits["test"], Subset)
     assert {k: len(x.labels) for k, x in dataset.splits.items()} == {"train": 3, "test": 3}
     place = prepare(tmp_path / "none", {"test": arrays(3)})
-    refused("tfds:colors has no split train; it has test", data.load, "tfds:colors", data_dir=place)
+    refused(
+        "tfds:colors has no split train with labels; it has test",
+        data.load,
+        "tfds:colors",
+        data_dir=place,
+    )
     # To be scored, it needs no other split.
     source, _ = data.load_split(
         "tfds:colors", "test", class_names=("blue", "green", "red"), image_shape=(4, 4, 3),
@@ -147,6 +162,28 @@ def test_a_split_without_labels_is_none(tmp_path):
     splits = {"train": arrays(6), "validation": arrays(3), "test": [(arrays(1)[0][0], -1)]}
     dataset = data.load("tfds:colors", data_dir=prepare(tmp_path / "tfds", splits))
     assert {k: len(x.labels) for k, x in dataset.splits.items()} == {"train": 6, "test": 3}
+
+
+@installed
+@pytest.mark.parametrize("shape", [(8, 6, 3), (None, None, 3)])
+def test_an_example_without_a_label_is_named(tmp_path, shape):
+    images = [image for image, _ in arrays(3)]
+    splits = {"train": list(zip(images, (-1, 1, 2), strict=True)), "test": arrays(3)}
+    place = prepare(tmp_path / "tfds", splits, shape=shape)
+    refused(r"colors: example 0 of train has no label \(-1\), and others have; every example",
+            data.load, "tfds:colors", data_dir=place)  # fmt: skip
+
+
+@installed
+def test_damaged_records_are_named_without_decoration(tmp_path):
+    place = prepare(tmp_path / "tfds", {"train": arrays(3)}, file_format="tfrecord")
+    (record,) = place.rglob("*tfrecord-*")
+    whole = record.read_bytes()
+    record.write_bytes(whole[: len(whole) // 2])
+    message = refused("1.2.0 cannot be read: truncated record at",
+                      data.load, "tfds:colors", data_dir=place)  # fmt: skip
+    assert "{{" not in message
+    assert "[Op:" not in message
 
 
 @installed
