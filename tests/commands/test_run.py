@@ -255,7 +255,7 @@ def test_a_folder_that_does_not_fit_is_refused(finished, tmp_path, capsys):
     assert "has classes that the net does not know: test; it knows 0, 1," in error
     (tmp_path / "empty" / "1").mkdir(parents=True)
     error = refused(capsys, *args, f"--data_dir={tmp_path / 'empty'}")
-    assert "has no images (.jpg, .jpeg, .png); add some or remove it" in error
+    assert "has no images (.jpg, .jpeg, .png); add some, or remove the class" in error
 
 
 def points(directory):
