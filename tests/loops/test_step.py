@@ -159,7 +159,9 @@ def test_an_auxiliary_head_counts_by_its_weight(strategy):
     np.testing.assert_allclose(state.window["loss"].numpy(), [loss], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("accumulation", "jit"), [(1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("accumulation", "jit"), [(2, False), pytest.param(1, True, marks=pytest.mark.slow)]
+)
 def test_draws_belong_to_step_and_example(strategy, accumulation, jit):
     """The same on any number of replicas and microbatches, with XLA and without: by hand, twice."""
     state, (images, labels) = make_state(strategy, net=Drawing, momentum=0.0), examples()

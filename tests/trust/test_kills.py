@@ -4,6 +4,8 @@ import random
 import signal
 import time
 
+import pytest
+
 from benchmarks import kill_runs
 from tests.commands.helpers import Command, finish
 from tests.trust.helpers import ALL, saved_step, until
@@ -14,6 +16,7 @@ DETERMINISTIC = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path):
     """Killed twice: at the start, and at a random moment."""
     one, other = (f"--run_dir={tmp_path / name}" for name in ("one", "other"))
