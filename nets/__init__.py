@@ -23,6 +23,7 @@ from nets.inception_v1 import InceptionV1
 from nets.inception_v2 import InceptionV2
 from nets.inception_v3 import InceptionV3
 from nets.inception_v4 import InceptionV4
+from nets.initialize import first_convolution
 from nets.layers import MaxPool
 from nets.net import Net
 from nets.resnet import (
@@ -34,6 +35,7 @@ from nets.resnet import (
     ResNet,
 )
 from nets.resnet_v2 import ResNetV2
+from nets.speednet import SpeedNet
 
 # Shared settings: the nets of He et al. 2015, section 4.2, and the nets without shortcuts.
 _cifar = functools.partial(ResNet, filters=(16, 32, 64), block=BasicBlock, shortcut=PaddedShortcut)
@@ -76,6 +78,7 @@ NETS = {
     "plain32": functools.partial(_plain, filters=(16, 32, 64), blocks=(5, 5, 5)),
     "plain44": functools.partial(_plain, filters=(16, 32, 64), blocks=(7, 7, 7)),
     "plain56": functools.partial(_plain, filters=(16, 32, 64), blocks=(9, 9, 9)),
+    "speednet": SpeedNet,
 }
 
 # Images from this size on get the large stem by default, smaller ones the small stem.
@@ -162,6 +165,12 @@ def check_head(name: str, freeze: Sequence[str], stem: str) -> None:
     _check_is_sequence(name, net)
     if net.stage_names[-1] in freeze:
         raise NetError(f"{net.stage_names[-1]} is frozen")
+
+
+def check_whitening(name: str, stem: str) -> None:
+    """Raises NetError if a net does not begin with a convolution; arguments as `check_stages`."""
+    if first_convolution(NETS[name](1, stem=stem)) is None:
+        raise NetError(f"{name} does not begin with a convolution of all channels")
 
 
 def _check_is_sequence(name: str, net: Net) -> None:
