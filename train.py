@@ -5,8 +5,12 @@
 Rerunning the command resumes the run. `python train.py --help` lists the flags.
 """
 
+import time
+
 from commands import command_line
 from commands.options import TrainOptions
+
+_STARTED = time.monotonic()
 
 
 def main(options: TrainOptions) -> None:
@@ -14,7 +18,7 @@ def main(options: TrainOptions) -> None:
     # Imported here, after the flags are checked, since TensorFlow takes seconds to load.
     from commands.train import train
 
-    train(options)
+    train(options, started=_STARTED)
 
 
 if __name__ == "__main__":

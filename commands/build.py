@@ -1,17 +1,19 @@
 """Builds nets, plans and pipelines from a configuration, and checks that its settings fit."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 
 import data
 import nets
-from commands.checks import check_batch_size, check_settings
+from commands.checks import check_batch_size, check_settings, parse_train_sizes
 from commands.config import Config
 from commands.saved_config import DataInfo, Origin
 from commands.setting import ConfigError, convert
+from data import variants as data_variants
 from loops.distributed.workers import Workers
 from loops.hooks import make_hooks
 from loops.inputs import on_gpus
@@ -145,11 +147,18 @@ def resolve(config: Config, dataset: data.Dataset, origin: Origin | None = None)
     nets.check_size(config.net, dataset.image_shape, config.stem)
     check_stages(config)
     make_plan(config, size)
+    train_sizes(config, data_info(dataset))
     return config
 
 
 def check_stages(config: Config) -> None:
-    """Checks --freeze and --head_learning_rate, of settings with a stem; raises ConfigError."""
+    """Checks settings that depend on the stages of the net, once the stem is known.
+
+    Raises:
+        ConfigError: --freeze, --head_learning_rate or --whiten does not suit the net.
+    """
+    if config.whiten:
+        _accept("whiten", lambda: nets.check_whitening(config.net, config.stem))
     _accept("freeze", lambda: nets.check_stages(config.net, config.freeze, stem=config.stem))
     if config.head_learning_rate is not None:
         _accept(
@@ -227,6 +236,30 @@ def make_plan(config: Config, train_examples: int) -> tuple[Plan, LearningRate]:
         factor=config.step_factor,
     )
     return plan, learning_rate
+
+
+def train_sizes(config: Config, info: DataInfo) -> tuple[tuple[int, int], ...]:
+    """Sizes of the training images, and the steps until which they count (see `StepSettings`).
+
+    Raises:
+        ConfigError: a size does not suit the images or the net.
+    """
+    plan = Plan(config.epochs, info.examples["train"], config.batch_size)
+    sizes = parse_train_sizes(config.train_sizes)
+    for size, _ in sizes:
+        if size >= min(info.image_shape[:2]):
+            raise ConfigError(
+                f"--train_sizes: {size} must be less than the {min(info.image_shape[:2])} pixels "
+                "of the images"
+            )
+        shape = (size, size, info.image_shape[-1])
+        _accept("train_sizes", lambda s=shape: nets.check_size(config.net, s, config.stem))
+    return tuple((round(fraction * plan.total_steps), size) for size, fraction in sizes)
+
+
+def variants(names: Sequence[str]) -> Callable[[tf.Tensor], Sequence[tf.Tensor]]:
+    """The function from images to their variants that --tta names (see `data.variants`)."""
+    return functools.partial(data_variants.variants, names=names)
 
 
 def _shard(workers: Workers, microbatches: int = 1) -> data.InputShard:

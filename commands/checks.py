@@ -4,6 +4,7 @@ Each raises an error with a message of one line: ConfigError, or RunError for a 
 """
 
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -52,9 +53,37 @@ def check_settings(config: Config, workers: int = 1) -> None:
         raise ConfigError("--patience needs a validation split; set --val_fraction above 0")
     if config.jit and config.sync_batch_norm and config.num_gpus * workers > 1:
         raise ConfigError("--jit cannot compile the all-reduce of --sync_batch_norm; drop one")
+    if config.init_from is not None and (config.whiten or config.identity):
+        raise ConfigError("--init_from replaces what --whiten and --identity initialize; drop one")
+    sizes = parse_train_sizes(config.train_sizes)
+    if sizes and config.sync_batch_norm and config.num_gpus * workers > 1:
+        raise ConfigError("--train_sizes and --sync_batch_norm cannot be combined; drop one")
     if config.jit and config.deterministic:
         raise ConfigError("XLA has no deterministic form of some gradients; drop --jit or "
                           "--deterministic")  # fmt: skip
+
+
+def parse_train_sizes(texts: Sequence[str]) -> list[tuple[int, float]]:
+    """The sizes of --train_sizes, and the fraction of the run until which each counts.
+
+    Raises:
+        ConfigError: they are not written as they should be.
+    """
+    found = []
+    for text in texts:
+        size, _, fraction = text.partition(":")
+        try:
+            found.append((int(size), float(fraction)))
+        except ValueError:
+            found.append((0, 0.0))
+    fractions = [0.0, *(fraction for _, fraction in found), 1.0]
+    increase = all(a < b for a, b in itertools.pairwise(fractions))
+    if not increase or any(size < 1 for size, _ in found):
+        raise ConfigError(
+            f"--train_sizes={','.join(texts)} is not SIZE:FRACTION,... with sizes in pixels and "
+            "fractions that increase from 0 to 1, such as 20:0.4,26:0.7"
+        )
+    return found
 
 
 def check_batch_size(config: Config, workers: int = 1) -> None:

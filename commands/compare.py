@@ -22,13 +22,20 @@ from commands.comparison_report import Comparison, as_csv, as_json, as_markdown,
 from commands.differences import compare_groups, predictions_of
 from commands.options import CompareOptions
 from commands.output import write
+from commands.results import as_results
 from commands.setting import ConfigError, convert
 from loops.errors import RunError, SaveError, reason
 from loops.metrics import figures, higher_is_better
 from loops.records.terminal import Terminal
 from pictures.figure import BLUE, ORANGE, Figure
 
-_FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv, "json": as_json}
+_FORMATS = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+    "results": lambda comparison: as_results(comparison.groups),
+}
 _MOST_IMAGES = 60
 
 

@@ -27,6 +27,13 @@ from commands.setting import (
     text,
 )
 
+Tta = tuple[Literal["flip", "shifts"], ...]
+TTA = (
+    "Test-time augmentation: score the mean probabilities of variants of each image. flip adds its "
+    "mirror image; shifts adds shifts by 1/32 of its size in four directions; flip,shifts is all "
+    "ten combinations."
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetSettings:
@@ -59,6 +66,16 @@ class NetSettings:
         "best weights are used. For other classes, the head is new. Images are normalized as the "
         "weights require.",
         path=True,
+    )
+    whiten: bool = setting(
+        False,
+        "Initialize the first convolution from training images, so that its channels are "
+        "uncorrelated and of equal variance; --freeze=stem keeps it so.",
+    )
+    identity: bool = setting(
+        False,
+        "Initialize the other convolutions to pass their input on: filter i takes channel i alone, "
+        "at the center of the kernel.",
     )
     freeze: tuple[Text, ...] = setting(
         (),
@@ -137,6 +154,12 @@ class LengthSettings:
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = setting(
         128, "Examples per update, over all replicas."
     )
+    train_sizes: tuple[Text, ...] = setting(
+        (),
+        "Sizes of the training images in the first parts of the run, as SIZE:FRACTION,...: "
+        "20:0.4,26:0.7 trains on 20x20 pixels until 40% of the updates are made, on 26x26 until "
+        "70%, and then on whole images. Evaluation is on whole images.",
+    )
     accumulation: Count = setting(
         1, "Microbatches per update. More of them need less memory; BatchNorm sees each alone."
     )
@@ -177,6 +200,11 @@ class OptimizationSettings:
         "Peak learning rate of the head and of auxiliary heads, on the same schedule. Default: "
         "--learning_rate.",
     )
+    bias_learning_rate: Positive | None = setting(
+        None,
+        "Peak learning rate of biases and of BatchNorm's offsets, on the same schedule; 64 times "
+        "--learning_rate is known to speed up short runs with sgd. Default: --learning_rate.",
+    )
     momentum: Share = setting(0.9, "Momentum of sgd; 0 for none.")
     weight_decay: NonNegative | None = setting(
         None,
@@ -209,6 +237,11 @@ class OptimizationSettings:
         0.0,
         "Decay per update of a moving average of weights and BatchNorm statistics, which is then "
         "evaluated in their place; 0 disables it, 0.999 is common.",
+    )
+    lookahead_steps: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = setting(
+        0,
+        "Every this many updates, go back half of the way to where the weights were after the last "
+        "time (Lookahead, Zhang et al. 2019); 5 is common, 0 disables it.",
     )
 
 
@@ -270,6 +303,7 @@ class RecordSettings:
         names_run=False,
         may_change=True,
     )
+    tta: Tta = setting((), TTA)
     save_minutes: Positive = setting(
         10.0,
         "Minutes between checkpoints within an epoch; the end of an epoch always saves.",

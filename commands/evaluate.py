@@ -54,7 +54,10 @@ def evaluate(options: EvaluateOptions) -> dict | None:
     fingerprint = run.fingerprint(net)
     source = splits[options.split]
     split = build.eval_pipeline(run.config, run.data, source, Workers(strategy), run.saved.workers)
-    evaluator = Evaluator(strategy, net, run.config.loss, prepare=split.prepare)
+    tta = run.config.tta if options.tta is None else options.tta
+    evaluator = Evaluator(
+        strategy, net, run.config.loss, prepare=split.prepare, variants=build.variants(tta)
+    )
 
     def score(checkpoint: str) -> tuple[dict, Scores]:
         step = run.restore(net, checkpoint)

@@ -48,7 +48,13 @@ def find_learning_rate(
     schedule = ExponentialRate(_LOW * default, _HIGH * default, steps)
     start = load_start(config, info, allow_changes=options.allow_changes)
     state = session.make_state(
-        config, info, workers.strategy, schedule, start=start, say=terminal.line
+        config,
+        info,
+        workers.strategy,
+        schedule,
+        start=start,
+        examples=session.first_examples(dataset),
+        say=terminal.line,
     )
     settings = session.step_settings(config, info, source.labels, state.net)
     terminal.line(f"rates  {schedule.low:.3g} to {schedule.high:.3g} in {steps} steps")

@@ -29,7 +29,7 @@ def define(cls: type, values: flags.FlagValues = flags.FLAGS) -> list[str]:
         if typing.get_origin(kind) is typing.Literal:
             flags.DEFINE_enum(field.name, field.default, typing.get_args(kind), **arguments)
         elif typing.get_origin(kind) is tuple:
-            default = [str(item) for item in field.default]
+            default = None if field.default is None else [str(item) for item in field.default]
             flags.DEFINE_list(field.name, default, **arguments)
         else:
             kind = getattr(kind, "__origin__", kind)  # Of `Annotated[X, ...]`.

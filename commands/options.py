@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from commands import checks
-from commands.config import Config
+from commands.config import TTA, Config, Tta
 from commands.setting import LARGEST, ConfigError, Count, Seed, Text, setting
 
 
@@ -119,6 +119,7 @@ class EvaluateOptions:
         False,
         "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
     )
+    tta: Tta | None = setting(None, f"{TTA} Default: as in the run.")
     allow_changes: bool = setting(
         False, "Score although the net's operations have changed since training."
     )
@@ -166,12 +167,7 @@ class PredictOptions:
         "path, class, probability, class_2, probability_2, ...; json, an object per line (JSON "
         "Lines). Images that cannot be read are named on standard error.",
     )
-    tta: tuple[Literal["flip", "shifts"], ...] = setting(
-        (),
-        "Test-time augmentation: average the probabilities over variants of each image. flip adds "
-        "its mirror image; shifts adds shifts by 1/32 of its size in four directions; flip,shifts "
-        "is all ten combinations.",
-    )
+    tta: Tta | None = setting(None, f"{TTA} Default: as in the run.")
     grad_cam: Text | None = setting(
         None,
         "Directory to write images to, 512x512 pixels, on which the regions that speak for the "
@@ -246,10 +242,10 @@ class CompareOptions:
         "Figure to compare: loss or a name from the table in loops/metrics.py. Two single runs are "
         "compared example by example, by their loss or their top-1 accuracy.",
     )
-    format: Literal["text", "markdown", "csv", "json"] = setting(
+    format: Literal["text", "markdown", "csv", "json", "results"] = setting(
         "text",
         "Format of standard output: text or markdown, a row per group and sentences; csv, a row "
-        "per run; json, everything.",
+        "per run; json, everything; results, the table of RESULTS.md, a row per directory of runs.",
     )
     chart: Text | None = setting(
         None, "PNG file to draw the curves in, those of several seeds as a band.", path=True

@@ -48,7 +48,8 @@ def predict(options: PredictOptions) -> None:
     strategy, _ = make_strategy(1, options.device)
     with strategy.scope():
         net = run.net(options.checkpoint, allow_changes=options.allow_changes)
-        classifier = Classifier(net, run.data, options.tta)
+        tta = run.config.tta if options.tta is None else options.tta
+        classifier = Classifier(net, run.data, tta)
         overlays = None
         if options.grad_cam:
             overlays = Overlays(options.grad_cam, classifier, run.config.eval_crop)

@@ -1,6 +1,9 @@
-"""The code that a run was made with: the net's operations, and versions."""
+"""What a run was made with: the net's operations, versions and the machine."""
 
+import os
+import pathlib
 import platform
+import subprocess
 
 import keras
 import numpy as np
@@ -17,6 +20,33 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+def machine() -> str:
+    """The processor and its cores, and the GPUs, such as "AMD EPYC 7763, 2 cores"."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = tf.config.get_visible_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
+    return ", ".join([_processor(), f"{cores} cores", *map(str, names)])
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def commit() -> str:
+    """The commit of this project, with "-dirty" if files have changed; "unknown" without git."""
+    command = ["git", "-C", pathlib.Path(__file__).parent, "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def code_changes(net: str, before: Code, now: Code) -> list[str]:

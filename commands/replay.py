@@ -65,9 +65,8 @@ def replay(options: ReplayOptions) -> dict:
         output.line(f"device   {devices}")
         dataset = run.dataset(options.data_dir, split="train")
         report_skipped(dataset.skipped, output)
-        source = dataset.splits["train"]
         report, images = _replay(
-            run, config, source, strategy, options.step, options.allow_changes, terminal
+            run, config, dataset, strategy, options.step, options.allow_changes, terminal
         )
     _draw(picture, report, images)
     if json is not None:
@@ -124,19 +123,22 @@ def _cannot_draw(path: pathlib.Path, error: OSError) -> SaveError:
 def _replay(
     run: Run,
     config: Config,
-    source: data.Source,
+    dataset: data.Dataset,
     strategy: tf.distribute.Strategy,
     step: int,
     allow_changes: bool,
     terminal: Terminal,
 ) -> tuple[Report, np.ndarray]:
     """Makes a step again; returns what there is to tell, and the images of its batch by row."""
-    info, say = run.data, Output().line
+    info, say, source = run.data, Output().line, dataset.splits["train"]
+    examples = session.first_examples(dataset)
     plan, learning_rate = build.make_plan(config, info.examples["train"])
     batches = build.train_pipeline(config, info, source, Workers(strategy))
 
     def make_state(start: Start | None):
-        return session.make_state(config, info, strategy, learning_rate, start=start, say=say)
+        return session.make_state(
+            config, info, strategy, learning_rate, start=start, examples=examples, say=say
+        )
 
     say(f"run      {run.path}, step {step:,} of {plan.total_steps:,}")
     state, saved = restore_before(run, step, make_state, say=say, allow_changes=allow_changes)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+import data
 import nets
 from commands import build
 from commands.config import Config
@@ -15,6 +16,10 @@ from loops.optimizer import find_optimizer, make_optimizer
 from loops.schedule import LearningRate
 from loops.state import TrainState
 from loops.step import StepSettings
+from nets.initialize import make_identity, whiten
+
+_WHITENING_IMAGES, _WHITENING_VALUES = 5000, 2**24
+_BIASES = ("bias", "beta")
 
 
 def make_state(
@@ -24,6 +29,7 @@ def make_state(
     learning_rate: LearningRate,
     *,
     start: Start | None = None,
+    examples: Callable[[int], np.ndarray] | None = None,
     say: Callable[[str], None] = print,
 ) -> TrainState:
     """Creates every variable of a run, eagerly, in the strategy's scope.
@@ -34,6 +40,8 @@ def make_state(
         strategy: whose replicas hold the variables.
         learning_rate: the schedule.
         start: copies the initial weights, if there are any.
+        examples: gives the first training images, that many or all, normalized; needed if
+            `config.whiten` is set, and None where a checkpoint will be restored.
         say: prints a message.
     """
     # Keras numbers the layers of a process in their names, and rounding can depend on the names.
@@ -44,13 +52,33 @@ def make_state(
         if start is not None:
             head = "included" if start(net) else "new"
             say(f"start  {config.init_from}; the head is {head}")
+        if config.identity:
+            make_identity(net)
+        if config.whiten and examples is not None:
+            height, width, channels = info.image_shape
+            count = min(_WHITENING_IMAGES, _WHITENING_VALUES // (height * width * channels) + 1)
+            whiten(net, examples(count))
         if config.freeze:
             say(f"frozen {', '.join(name for name in net.stage_names if name in config.freeze)}")
         ema_net = build.build_net(config, info) if config.ema_decay else None
         optimizer = make_optimizer(config.optimizer, net, learning_rate, momentum=config.momentum)
         return TrainState(
-            net, optimizer, ema_net=ema_net, loss_scale=config.precision == "mixed_float16"
+            net,
+            optimizer,
+            ema_net=ema_net,
+            loss_scale=config.precision == "mixed_float16",
+            lookahead=config.lookahead_steps > 0,
         )
+
+
+def first_examples(dataset: data.Dataset) -> Callable[[int], np.ndarray]:
+    """The function that `make_state` takes as `examples`."""
+
+    def examples(count: int) -> np.ndarray:
+        size = len(dataset.splits["train"].labels)
+        return dataset.examples("train", range(min(count, size)))[0]
+
+    return examples
 
 
 def step_settings(
@@ -69,6 +97,7 @@ def step_settings(
         class_weights = balanced_class_weights(labels, len(info.class_names))
     return StepSettings(
         global_batch_size=config.batch_size,
+        sizes=build.train_sizes(config, info),
         loss=config.loss,
         class_weights=class_weights,
         accumulation=config.accumulation,
@@ -78,6 +107,7 @@ def step_settings(
         rate_multipliers=_rate_multipliers(config, net),
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
+        lookahead_steps=config.lookahead_steps,
         auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
         seed=config.seed,
         jit=config.jit,
@@ -87,8 +117,16 @@ def step_settings(
 
 def _rate_multipliers(config: Config, net: nets.Net) -> tuple[float, ...] | None:
     """What multiplies the learning rate of each trainable variable; None for 1 everywhere."""
-    if config.head_learning_rate in (None, config.learning_rate):
+    rates = (config.head_learning_rate, config.bias_learning_rate)
+    if all(rate in (None, config.learning_rate) for rate in rates):
         return None
-    multiplier = config.head_learning_rate / config.learning_rate
     of_heads = {id(v) for head in net.heads.values() for v in head.variables}
-    return tuple(multiplier if id(v) in of_heads else 1.0 for v in net.trainable_variables)
+
+    def rate(variable):
+        if len(variable.shape) == 1 and variable.name in _BIASES and config.bias_learning_rate:
+            return config.bias_learning_rate
+        if id(variable) in of_heads and config.head_learning_rate:
+            return config.head_learning_rate
+        return config.learning_rate
+
+    return tuple(rate(v) / config.learning_rate for v in net.trainable_variables)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shlex
+import time
 
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ from commands.find_learning_rate import find_learning_rate
 from commands.initial_weights import Start, find_origin, load_start
 from commands.options import TrainOptions
 from commands.output import write
-from commands.provenance import code_changes, versions
+from commands.provenance import code_changes, commit, machine, versions
 from commands.run import Run
 from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_config, read_result, write_config
@@ -37,6 +38,7 @@ from loops.records.metrics_log import MetricsLog
 from loops.records.predictions import write_predictions
 from loops.records.run import CHECKPOINTS, CONFIG, PICTURES, RESULT, write_json
 from loops.records.terminal import Terminal
+from loops.records.times import Times
 from loops.schedule import Plan
 from loops.spikes import Spikes
 from loops.state import TrainState
@@ -45,8 +47,12 @@ from loops.trainer import FailurePolicy, Intervals, Outcome, Trainer
 from nets.table import NetSummary, table, trace
 
 
-def train(options: TrainOptions) -> Run | list[Run] | None:
+def train(options: TrainOptions, *, started: float | None = None) -> Run | list[Run] | None:
     """Starts a run, resumes it, or reports that it is finished.
+
+    Args:
+        options: the flags.
+        started: `time.monotonic()` at the start of the process, for `times.json`; None for now.
 
     Returns:
         The run, or with `options.seeds` a list of them; None with `options.describe` and
@@ -72,7 +78,7 @@ def train(options: TrainOptions) -> Run | list[Run] | None:
         verbosity=options.verbosity,
     ) as terminal:
         try:
-            return _train(options, cluster, terminal)
+            return _train(options, cluster, terminal, started or time.monotonic())
         except Interrupted as interrupted:
             terminal.line(
                 "stopped; nothing could be saved"
@@ -83,7 +89,7 @@ def train(options: TrainOptions) -> Run | list[Run] | None:
 
 
 def _train(
-    options: TrainOptions, cluster: Cluster | None, terminal: Terminal
+    options: TrainOptions, cluster: Cluster | None, terminal: Terminal, started: float
 ) -> Run | list[Run] | None:
     if cluster:
         terminal.line(f"waiting for {len(cluster.addresses)} workers")
@@ -108,11 +114,12 @@ def _train(
         find_learning_rate(options, dataset, workers, terminal)
         return None
     if not options.seeds:
-        return _train_run(options, dataset, workers, terminal)
+        return _train_run(options, dataset, workers, terminal, started)
     runs = []
     for number, seed in enumerate(options.seeds, start=1):
         terminal.line(f"seed   {seed}, run {number} of {len(options.seeds)}")
-        runs.append(_train_run(_with_seed(options, seed), dataset, workers, terminal))
+        runs.append(_train_run(_with_seed(options, seed), dataset, workers, terminal, started))
+        started = time.monotonic()
     if workers.is_chief:
         terminal.line(as_text(compare_runs([run.path for run in runs])), always=True)
     return runs
@@ -125,7 +132,11 @@ def _with_seed(options: TrainOptions, seed: int) -> TrainOptions:
 
 
 def _train_run(
-    options: TrainOptions, dataset: data.Dataset, workers: Workers, terminal: Terminal
+    options: TrainOptions,
+    dataset: data.Dataset,
+    workers: Workers,
+    terminal: Terminal,
+    started: float,
 ) -> Run:
     """Trains, resumes or reports one run."""
     requested = build.with_absolute_paths(options.config)
@@ -157,7 +168,7 @@ def _train_run(
     with opened(run_dir, wanted, workers) as saved:
         result = None if saved is None else read_result(run_dir, tuple(METRICS))
         if result is None:
-            job = _Job(wanted, saved, run_dir, dataset, workers, terminal, start)
+            job = _Job(wanted, saved, run_dir, dataset, workers, terminal, start, started)
             job.train(batches, options)
         else:
             terminal.line("This run is finished.")
@@ -234,6 +245,7 @@ class _Job:
         workers: the processes that train together.
         terminal: for messages.
         start: copies the initial weights, if there are any.
+        started: `time.monotonic()` when the work on this run began.
     """
 
     def __init__(
@@ -245,8 +257,9 @@ class _Job:
         workers: Workers,
         terminal: Terminal,
         start: Start | None,
+        started: float,
     ):
-        self.start = start
+        self.start, self.started = start, started
         self.config, self.info = wanted.settings, wanted.data
         self.saved = saved or wanted
         self.is_new = saved is None
@@ -259,7 +272,13 @@ class _Job:
         plan, learning_rate = build.make_plan(config, self.info.examples["train"])
         strategy, say = workers.strategy, terminal.line
         state = session.make_state(
-            config, self.info, strategy, learning_rate, start=self.start, say=say
+            config,
+            self.info,
+            strategy,
+            learning_rate,
+            start=self.start,
+            examples=session.first_examples(self.dataset),
+            say=say,
         )
         summary = trace(state.net, self.info.image_shape)
         code = Code(from_step=0, net=summary.fingerprint, versions=versions())
@@ -283,6 +302,12 @@ class _Job:
             options,
             say=terminal.line,
         )
+        times = Times(
+            self.run_dir,
+            started=self.started,
+            facts={"machine": machine(), "commit": commit()},
+            writes=workers.is_chief,
+        )
         labels = self.dataset.splits["train"].labels
         settings = session.step_settings(config, self.info, labels, state.net)
         outcome = Trainer(
@@ -292,12 +317,13 @@ class _Job:
             splits=self._eval_splits(),
             checkpoints=checkpoints,
             # Those that write come last, so that the others can add to the rows.
-            hooks=[*make_hooks(config.hooks), log, Spikes(log, say), *boards, terminal],
+            hooks=[*make_hooks(config.hooks), log, Spikes(log, say), *boards, terminal, times],
             intervals=Intervals(config.log_steps, config.eval_epochs, config.save_minutes),
             policy=FailurePolicy(config.on_nan, config.on_save_error),
             best_metric=config.best_metric,
             patience=config.patience,
             workers=workers,
+            variants=build.variants(config.tta),
             say=terminal.line,
         ).run()
         self._write_result(outcome, state)

@@ -12,7 +12,15 @@ import tensorflow as tf
 from data.augmentation import Augmentation, SourceCrop, accepted, parse
 from data.color import ColorJitter
 from data.erasing import Cutout, RandomErasing
-from data.geometry import Crop, Flip, Rearrangement, compiled_rearranged, composed, rearranged
+from data.geometry import (
+    AlternatingFlip,
+    Crop,
+    Flip,
+    Rearrangement,
+    compiled_rearranged,
+    composed,
+    rearranged,
+)
 from data.mixing import Cutmix, Mixup
 from data.policies import RandAugment, TrivialAugment
 from data.resized_crop import RandomResizedCrop
@@ -23,6 +31,7 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "random_resized_crop": RandomResizedCrop,
     "crop": Crop,
     "flip": Flip,
+    "alternating_flip": AlternatingFlip,
     "color_jitter": ColorJitter,
     "trivial_augment": TrivialAugment,
     "rand_augment": RandAugment,

@@ -16,7 +16,8 @@ import dataclasses
 import re
 import sys
 import zlib
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
@@ -26,6 +27,22 @@ from data.tracing import unconverted
 def number(low: float, high: float, **kwargs) -> Any:
     """A dataclass field that takes numbers from `low` to `high`, both included."""
     return dataclasses.field(metadata={"bounds": (low, high)}, **kwargs)
+
+
+class Seen(NamedTuple):
+    """What a pipeline knows of the rows of a batch.
+
+    Attributes:
+        seed: int64 [2], of the run.
+        size: number of examples of the split.
+        numbers: number of the example of each row, int64 [rows].
+        epochs: int64 [rows], from 0.
+    """
+
+    seed: tf.Tensor
+    size: int
+    numbers: tf.Tensor
+    epochs: tf.Tensor
 
 
 class Draws:
@@ -39,29 +56,38 @@ class Draws:
         seed: int64 [2], a seed for this step.
         rows: int64 [rows], rows of the global batch.
         global_batch_size: rows in the whole batch.
+        seen: gives what is known of the rows; None if nothing is.
     """
 
-    def __init__(self, seed: tf.Tensor, rows: tf.Tensor, global_batch_size: int):
+    def __init__(
+        self,
+        seed: tf.Tensor,
+        rows: tf.Tensor,
+        global_batch_size: int,
+        seen: Callable[[], "Seen"] | None = None,
+    ):
         self._seed = seed
         self._rows = rows
         self._global_batch_size = global_batch_size
+        self._seen = seen
         self._stream = ""
         self._uses = collections.Counter()
 
     @unconverted
     def stream(self, name: str) -> "Draws":
         """The stream of that name; a second call with the same name gives the stream "name/1"."""
-        draws = Draws(self._seed, self._rows, self._global_batch_size)
+        draws = Draws(self._seed, self._rows, self._global_batch_size, self._seen)
         draws._stream = f"{name}/{self._uses[name]}" if self._uses[name] else name
         self._uses[name] += 1
         draws._uses = self._uses
         return draws
 
-    def _stream_seed(self, name: str) -> tf.Tensor:
+    def _stream_seed(self, name: str, seed: tf.Tensor | None = None) -> tf.Tensor:
         key = zlib.crc32(f"{self._stream}:{name}".encode())
         # Kernels want seeds on the host, and each copy from a GPU waits for what it computes.
         with tf.device("CPU:0"):
-            return tf.random.experimental.stateless_fold_in(self._seed, tf.constant(key, tf.int64))
+            seed = self._seed if seed is None else seed
+            return tf.random.experimental.stateless_fold_in(seed, tf.constant(key, tf.int64))
 
     @unconverted
     def uniform(self, *shape: int, name: str = "") -> tf.Tensor:
@@ -74,6 +100,17 @@ class Draws:
         # Drawn for the whole batch, so that a row's draw does not depend on who has the row.
         shape = (self._global_batch_size, *shape)
         return tf.gather(tf.random.stateless_uniform(shape, self._stream_seed(name)), self._rows)
+
+    @unconverted
+    def of_example(self, name: str = "") -> tf.Tensor:
+        """float32 [rows] in [0, 1): for an example the same in every epoch."""
+        seen = self._seen()
+        of_all = tf.random.stateless_uniform((seen.size,), self._stream_seed(name, seen.seed))
+        return tf.gather(of_all, seen.numbers)
+
+    def epochs(self) -> tf.Tensor:
+        """The epoch of each row, int64 [rows], from 0."""
+        return self._seen().epochs
 
     @unconverted
     def beta(self, alpha: float, name: str = "") -> tf.Tensor:

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment import check_order, format_augment, joined, source_crop, stream_name
-from data.augmentation import Augmentation, Draws
+from data.augmentation import Augmentation, Draws, Seen
 from data.dataset import normalize
 from data.index import forget
 from data.order import balanced_numbers, example_numbers
@@ -174,7 +174,15 @@ class TrainPipeline:
         with tf.device("CPU:0"):  # See `Draws`.
             seed = tf.constant([self.seed, 0], tf.int64)
             step_seed = tf.random.experimental.stateless_fold_in(seed, step)
-        return Draws(step_seed, rows, self.global_batch_size)
+
+        def seen():
+            with tf.device("CPU:0"):
+                run_seed = tf.constant([self.seed, 2], tf.int64)  # 1 is the net's.
+                epochs = (step * self.global_batch_size + rows) // len(self.source.labels)
+                numbers = self._numbers(step, rows)
+            return Seen(run_seed, len(self.source.labels), numbers, epochs)
+
+        return Draws(step_seed, rows, self.global_batch_size, seen)
 
     def _augment(self, images, labels, step, rows) -> tuple[tf.Tensor, tf.Tensor]:
         """Augments and normalizes; a pure function, as described for `batches` and `prepare`."""

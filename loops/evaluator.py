@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ class Evaluator:
         net: the net, built in the strategy's scope.
         loss: a key of `loops.losses.LOSSES`.
         prepare: makes what the net takes from the images of a batch (see `loops.inputs`).
+        variants: gives variants of a batch of such images, whose mean probabilities are scored.
+            Then logits are their logarithms.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class Evaluator:
         loss: str = "cross_entropy",
         *,
         prepare: Callable[[tf.Tensor], tf.Tensor] = lambda images: images,
+        variants: Callable[[tf.Tensor], Sequence[tf.Tensor]] = lambda images: [images],
     ):
         self._strategy = strategy
         self._net = net
         self._loss = functools.partial(losses_per_example, loss)
         self._prepare = prepare
+        self._variants = variants
 
     def scores(self, split: EvalInput, *, after_batch: Callable[[], None] = lambda: None) -> Scores:
         """Scores the net on a split.
@@ -116,9 +121,17 @@ class Evaluator:
             {name: self._strategy.gather(x, axis=0) for name, x in predictions.items()},
         )
 
+    def _logits(self, images):
+        logits = [self._net(variant, training=False) for variant in self._variants(images)]
+        if len(logits) == 1:
+            return logits[0]
+        return tf.reduce_logsumexp(tf.nn.log_softmax(tf.stack(logits)), axis=0) - math.log(
+            len(logits)
+        )
+
     def _replica_score(self, images, labels, mask):
         """Sums over the examples that count, float64, and the predictions for all of them."""
-        logits = self._net(self._prepare(images), training=False)
+        logits = self._logits(self._prepare(images))
         classes = logits.shape[-1]
         losses = self._loss(soft_targets(labels, classes), logits)
         values = {"loss": losses[:, None], **values_per_example(labels, logits)}

@@ -39,6 +39,8 @@ class StepSettings:
     Attributes:
         global_batch_size: examples in an update, over all replicas.
         loss: a key of `loops.losses.LOSSES`.
+        sizes: (step, size) in order: until that step, images are scaled to a height and width;
+            behind the last one they are trained on as they are.
         accumulation: number of microbatches a batch is cut into, which run one after the other to
             hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
             of the first microbatch, then of the second, and so on.
@@ -50,6 +52,9 @@ class StepSettings:
             the same rate everywhere.
         clip_norm: highest global norm of the gradients of the whole batch; 0 disables clipping.
         ema_decay: decay of the moving averages per update.
+        lookahead_steps: number of updates after which the weights go back half of the way to where
+            they were the last time (Zhang et al. 2019, "Lookahead Optimizer", algorithm 1, with
+            alpha 0.5); 0 for never.
         auxiliary_weight: weight of each auxiliary head's loss, if the net returns more than its
             logits in training. The metrics are those of the net's own logits.
         seed: of what the net draws (dropout); None for a net that draws nothing and takes no seed.
@@ -61,6 +66,7 @@ class StepSettings:
 
     global_batch_size: int
     loss: str = "cross_entropy"
+    sizes: tuple[tuple[int, int], ...] = ()
     accumulation: int = 1
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
@@ -69,6 +75,7 @@ class StepSettings:
     rate_multipliers: tuple[float, ...] | None = None
     clip_norm: float = 0.0
     ema_decay: float = 0.0
+    lookahead_steps: int = 0
     auxiliary_weight: float = 0.0
     seed: int | None = None
     jit: bool = False

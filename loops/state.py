@@ -2,6 +2,7 @@
 
 - `net`: weights and BatchNorm statistics
 - `ema_net`: their moving averages, if there are any
+- `slow`: where the weights were when they were last moved back, with Lookahead
 - `optimizer`: the global step and the slots
 - `window`: sums of the training metrics since they were last logged
 - `progress`: the best validation figures, their step, and the step that was last evaluated
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from loops.metrics import METRICS, summarize
 from loops.optimizer import optimizer_variables
+from loops.variables import named_variables, nest
 
 
 def _variable(value, dtype, name: str) -> tf.Variable:
@@ -50,6 +52,13 @@ class LossScale:
         self.good_steps.assign(tf.where(grow, zero, good))
 
 
+def _slow_weights(net) -> dict[str, tf.Variable]:
+    """Copies of the trainable weights, by their paths, in the order of the weights."""
+    trainable = {id(v) for v in net.trainable_variables}
+    named = named_variables(net).items()
+    return {path: _variable(v.value, v.dtype, "slow") for path, v in named if id(v) in trainable}
+
+
 class TrainState:
     """The variables of a run. Make it in the strategy's scope, after the net and the optimizer.
 
@@ -58,13 +67,17 @@ class TrainState:
         optimizer: from `loops.optimizer.make_optimizer`, for that net.
         ema_net: a second net like the first, which holds the averages; None for no averages.
         loss_scale: whether gradients are scaled, for float16.
+        lookahead: whether the weights are moved back now and then (see `StepSettings`).
     """
 
-    def __init__(self, net, optimizer, *, ema_net=None, loss_scale: bool = False):
+    def __init__(
+        self, net, optimizer, *, ema_net=None, loss_scale: bool = False, lookahead: bool = False
+    ):
         self.net = net
         self.ema_net = ema_net
         self.optimizer = optimizer
         self.loss_scale = LossScale() if loss_scale else None
+        self.slow = _slow_weights(net) if lookahead else {}
         self.window = {
             "loss": _variable([0], tf.float64, "loss"),
             "gradient_norm": _variable(0, tf.float64, "gradient_norm"),
@@ -157,6 +170,8 @@ class TrainState:
         }
         if self.ema_net is not None:
             parts["ema_net"] = self.ema_net
+        if self.slow:
+            parts["slow"] = nest(self.slow)
         if self.loss_scale is not None:
             scale = self.loss_scale
             parts["loss_scale"] = {"scale": scale.scale, "good_steps": scale.good_steps}
@@ -168,6 +183,7 @@ class TrainState:
             len(self.net.variables)
             + (len(self.ema_net.variables) if self.ema_net is not None else 0)
             + len(self.optimizer.variables)
+            + len(self.slow)
             + len(self.window)
             + len(self.progress)
             + len(self.guard)

@@ -15,6 +15,7 @@ from loops.distributed.collectives import gradient_options
 from loops.inputs import on_gpus
 from loops.losses import example_weights, losses_per_example, soft_targets
 from loops.metrics import values_per_example
+from loops.rescale import rescale
 from loops.schedule import LearningRate
 from loops.settings import StepSettings
 from loops.state import TrainState
@@ -206,7 +207,8 @@ class TrainStep:
                     some_images = tf.identity(some_images)
             # All replicas share a microbatch, so it is the same on any number of them.
             place = number * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
-            new_gradients, new_sums, *other = compute(
+            new_gradients, new_sums, *other = self._at_its_size(
+                compute,
                 some_images,
                 some_labels,
                 self.state.optimizer.iterations.value,
@@ -220,6 +222,23 @@ class TrainStep:
                 sums = {name: sums[name] + new_sums[name] for name in sums}
         gradients, sums = replicas.all_reduce("SUM", (gradients, sums), options=self._exchange)
         return gradients, sums, others
+
+    def _at_its_size(self, compute, images, labels, step, first_row):
+        """`compute`, of images of the size of a step."""
+        sizes = self.settings.sizes
+
+        def at(size):
+            scaled = images if size is None else rescale(images, size)
+            return compute(scaled, labels, step, first_row)
+
+        if not sizes:
+            return at(None)
+        stops = tf.constant([stop for stop, _ in sizes], tf.int64)
+        number = tf.reduce_sum(tf.cast(step >= stops, tf.int32))
+        # Each size is a branch of its own, so that shapes are known in each.
+        return tf.switch_case(
+            number, [functools.partial(at, size) for _, size in (*sizes, (0, None))]
+        )
 
     def _gradients_of(self, images, labels, step, first_row):
         """Gradients of the scaled loss of some examples, and the sums of their loss and metrics."""

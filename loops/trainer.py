@@ -69,6 +69,7 @@ class Trainer:
         patience: stop early at an evaluation if the best state is at least as many epochs old;
             0 never stops early.
         workers: the processes that train together; None for a single one.
+        variants: of images, for test-time augmentation (see `loops.evaluator`).
         say: prints a message.
 
     Attributes: see `loops.hook`.
@@ -88,6 +89,7 @@ class Trainer:
         best_metric: str = "top_1_accuracy",
         patience: float = 0.0,
         workers: Workers | None = None,
+        variants: Callable[[tf.Tensor], Sequence[tf.Tensor]] = lambda images: [images],
         say: Callable[[str], None] = print,
     ):
         self.state = step.state
@@ -107,7 +109,9 @@ class Trainer:
         self._say = say
         loss = step.settings.loss
         prepare = self._test.prepare
-        self._evaluator = Evaluator(step.strategy, self.state.eval_net, loss, prepare=prepare)
+        self._evaluator = Evaluator(
+            step.strategy, self.state.eval_net, loss, prepare=prepare, variants=variants
+        )
         self._stop = StopRequest()
         self._scoring_test = False
         self._traced = False

@@ -79,7 +79,8 @@ class StateUpdate:
         self._iterations = tensor_variable(state.optimizer.iterations)
         slots = [tensor_variable(v) for v in state.optimizer.variables]
         slots = [slot for slot in slots if slot is not self._iterations]
-        self._updated = [*self._weights, *slots, *self._averages]
+        self._slow = list(state.slow.values())  # In the order of the weights.
+        self._updated = [*self._weights, *slots, *self._averages, *self._slow]
 
     def __call__(self, gradients, sums, before, after) -> None:
         """Makes an update. Call it in cross-replica context.
@@ -135,7 +136,21 @@ class StateUpdate:
             decoupled=settings.decoupled_decay,
             multipliers=settings.rate_multipliers,
         )
+        self._look_ahead()
         self._average()
+
+    def _look_ahead(self) -> None:
+        """Moves the weights back now and then, as `StepSettings.lookahead_steps` says."""
+        if not self._slow:
+            return
+
+        def go_back():
+            for slow, weight in zip(self._slow, self._weights, strict=True):
+                slow.assign_add(0.5 * (weight - slow))
+                weight.assign(slow)
+
+        is_due = (self._iterations + 1) % self._settings.lookahead_steps == 0
+        self._if(is_due, go_back, [*self._slow, *self._weights])
 
     def _average(self) -> None:
         """Updates the moving averages of weights and BatchNorm statistics.

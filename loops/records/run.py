@@ -5,6 +5,7 @@ checkpoints/    the last checkpoints          best/    the best one
 train/ val/ test/    TensorBoard's event files
 metrics.jsonl   one line for each logged row
 lock            held by the process that trains
+times.json      seconds of starting, training and evaluating, and the machine
 result.json     scores on the test split; only a finished run has it
 predictions.npz    predictions on the test split; see `loops.records.predictions`
 pictures/       pictures of a finished run, as PNG files
@@ -24,9 +25,9 @@ from loops.errors import RunError, SaveError
 
 CONFIG, RESULT, METRICS, LOCK = "config.json", "result.json", "metrics.jsonl", "lock"
 PREDICTIONS, PICTURES = "predictions.npz", "pictures"
-CHECKPOINTS, BEST = "checkpoints", "best"
+CHECKPOINTS, BEST, TIMES = "checkpoints", "best", "times.json"
 OWN = (
-    *(CONFIG, RESULT, METRICS, LOCK, PREDICTIONS, PICTURES, CHECKPOINTS, BEST),
+    *(CONFIG, RESULT, METRICS, LOCK, PREDICTIONS, PICTURES, CHECKPOINTS, BEST, TIMES),
     *("train", "val", "test", "follow"),
 )
 # Another process may hold the lock for a moment, to see whether it is free.

@@ -48,6 +48,9 @@ LISTS = {
     ),
     "seeds": (*JUNK[1:], "nan", "-1", "1.5", "1,x", ",", "1,1", "1;2", str(2**32)),
     "tta": (*JUNK[1:], ",", "flip,", "flip,x", "flip;shifts", "Flip"),
+    "train_sizes": (
+        *JUNK[1:], ",", "20", "20:", "20:0", "20:1", "5:0.5,6:0.4", "x:0.5", "0:0.5", "5:nan",
+    ),
     "freeze": (*JUNK[1:], ",", "stem,", "stem,x", "stem;x", '"stem'),
     "hooks": (*JUNK[1:], ",", "stage_norms,", "stage_norms,x", "stage_norms;x", '"stage_norms'),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from absl import flags as absl_flags
 
 from commands import checks, flags, options
+from commands.config import Tta
 from commands.setting import ConfigError
 from loops.errors import RunError
 from tests.conftest import ROOT
@@ -148,8 +149,7 @@ def test_commands_check_options_that_are_made_in_python(here):
 def test_the_names_for_tta_are_those_of_the_table():
     from data.variants import VARIANTS
 
-    (items,) = (f.type for f in PREDICT.__dataclass_fields__.values() if f.name == "tta")
-    assert typing.get_args(typing.get_args(items)[0]) == tuple(VARIANTS)
+    assert typing.get_args(typing.get_args(Tta)[0]) == tuple(VARIANTS)
 
 
 def test_profiled_steps():

@@ -73,7 +73,7 @@ def test_what_a_run_leaves(finished):
     names = {p.name for p in run_dir.iterdir() if not p.name.startswith("events.out.tfevents.")}
     assert names == {
         *("config.json", "lock", "metrics.jsonl", "predictions.npz", "result.json"),
-        *("best", "checkpoints", "pictures", "train", "val", "test"),
+        *("times.json", "best", "checkpoints", "pictures", "train", "val", "test"),
     }
     assert {p.name for p in (run_dir / "pictures").iterdir()} == {
         *("augmentations.png", "calibration.png", "confusion_matrix.png"),

@@ -39,6 +39,8 @@ OTHER = {
     "clip_norm": 1.0, "ema_decay": 0.999, "num_gpus": 2, "device": "cpu",
     "precision": "mixed_bfloat16", "jit": True, "deterministic": True, "log_steps": 10,
     "eval_epochs": 2, "best_metric": "loss", "save_minutes": 1.0, "keep_checkpoints": 2,
+    "whiten": True, "identity": True, "bias_learning_rate": 2.0, "lookahead_steps": 5,
+    "train_sizes": ("20:0.5",), "tta": ("flip",),
     "hooks": ("stage_norms",), "on_nan": "skip", "on_save_error": "continue",
 }  # fmt: skip
 DATA = {"train": "0123abcd", "test": "89abcdef"}
@@ -301,7 +303,13 @@ def test_derived_settings_are_those_without_a_default_that_a_run_needs():
         "weight_decay", "warmup_epochs", "eval_crop",
     }  # fmt: skip
     optional = {name for name, field in FIELDS.items() if field.default is None}
-    assert optional == derived | {"image_size", "init_from", "data_dir", "head_learning_rate"}
+    assert optional == derived | {
+        "image_size",
+        "init_from",
+        "data_dir",
+        "head_learning_rate",
+        "bias_learning_rate",
+    }
 
 
 def test_msgspec_names_the_place_of_an_error_as_it_is_read_here():

@@ -184,7 +184,7 @@ def test_equal_chains_have_one_text():
         ("crop:1:2", "--augment=crop:1:2: write crop:PADDING"),
         ("flip:1", "--augment=flip:1: write flip"),
         ("blur", "--augment=blur: no augmentation is called 'blur'; use random_resized_crop, crop, "
-         "flip, color_jitter, "),
+         "flip, alternating_flip, color_jitter, "),
         ("", "--augment=: a name is missing; write none"),
         ("color_jitter:x", "--augment=color_jitter:x: brightness of color_jitter must be a number"),
         ("cutout:1,rand_augment", "--augment=cutout:1,rand_augment: rand_augment must come before "

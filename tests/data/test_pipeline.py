@@ -334,6 +334,25 @@ def test_an_augmentation_may_branch_on_tensors(monkeypatch):
     np.testing.assert_array_equal(inverted, 255 - plain)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_an_image_is_mirrored_in_every_other_epoch(on_device):
+    """And about half of them in the same one."""
+    size, batch_size = 200, 16
+    made = pipeline(batch_size, "alternating_flip", source=source(size), on_device=on_device)
+    plain = source(size).images.numpy()
+    mirrored = np.zeros((4, size), bool)
+    for step, element in enumerate(made.batches(0, 4 * size // batch_size)):
+        images = made.prepare(*element)[0].numpy().round().astype(np.uint8)
+        for row, image in enumerate(images):
+            number = image[0, 0, 0]
+            is_plain = np.array_equal(image, plain[number])
+            assert is_plain or np.array_equal(image, plain[number][:, ::-1])
+            mirrored[(step * batch_size + row) // size, number] = not is_plain
+    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
+    np.testing.assert_array_equal(mirrored[2:], mirrored[:2])
+    assert 70 < mirrored[0].sum() < 130
+
+
 def test_mixed_labels_sum_to_one():
     for mixing in ("mixup:0.2", "cutmix:1", "mixup:0.2|cutmix:1"):
         for images, labels in batches(stop=2, augment=mixing, batch_size=64):

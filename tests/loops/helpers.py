@@ -78,7 +78,16 @@ class Drawing(Linear):
         return super().__call__(images, training=training)
 
 
-def make_state(strategy, net=Linear, optimizer="sgd", rate=0.1, ema=False, loss_scale=False, **kw):
+def make_state(
+    strategy,
+    net=Linear,
+    optimizer="sgd",
+    rate=0.1,
+    ema=False,
+    loss_scale=False,
+    lookahead=False,
+    **kw,
+):
     """A state with fixed weights for images [n, 4] and three classes."""
     tf.keras.utils.set_random_seed(1)
 
@@ -95,6 +104,7 @@ def make_state(strategy, net=Linear, optimizer="sgd", rate=0.1, ema=False, loss_
             make_optimizer(optimizer, first, schedule(rate), **kw),
             ema_net=second,
             loss_scale=loss_scale,
+            lookahead=lookahead,
         )
 
 

@@ -80,6 +80,18 @@ def test_a_metric_in_the_table_is_a_figure(one_replica, monkeypatch):
     assert figures["first_logit"] == pytest.approx(np.mean((images @ kernel + bias)[:, 0]))
 
 
+def test_variants_have_their_mean_probabilities_scored(strategy):
+    state, (images, labels) = make_state(strategy), examples(7)
+    kernel, bias = state.net.dense.get_weights()
+    split = Split(images, labels, strategy.num_replicas_in_sync)
+    evaluator = Evaluator(strategy, state.net, variants=lambda images: [images, -2 * images])
+    mean = (softmax(images @ kernel + bias) + softmax(-2 * images @ kernel + bias)) / 2
+    scores = evaluator.scores(split)
+    assert scores.figures["loss"] == pytest.approx(-np.log(mean[range(7), labels]).mean(), 1e-5)
+    assert scores.figures["top_1_accuracy"] == pytest.approx(np.mean(mean.argmax(1) == labels))
+    np.testing.assert_allclose(scores.predictions.confidences, mean.max(1), rtol=1e-5)
+
+
 def test_another_number_of_examples_is_an_error(one_replica):
     split = Split(*examples(7), batch=6, size=8)
     with pytest.raises(RuntimeError, match="evaluated 7 examples of a split of 8"):

@@ -10,8 +10,9 @@ import tensorflow as tf
 from loops.inputs import iterate
 from loops.losses import LOSSES, soft_targets
 from loops.metrics import METRICS, Metric
-from loops.optimizer import OPTIMIZERS, OptimizerChoice
+from loops.optimizer import OPTIMIZERS, OptimizerChoice, make_optimizer
 from loops.schedule import SCHEDULES, LearningRate
+from loops.state import TrainState
 from loops.step import StepSettings, TrainStep
 from tests.loops.helpers import (
     Drawing,
@@ -25,6 +26,7 @@ from tests.loops.helpers import (
     gradients_by_hand,
     log_softmax,
     make_state,
+    schedule,
     softmax,
     take_steps,
     weights,
@@ -101,6 +103,55 @@ def test_what_extends_the_step_may_branch_on_tensors(strategy, monkeypatch):
         take_steps(strategy, state, [(images, labels)], step)
         assert_close(weights(state.net), expected)
     np.testing.assert_allclose(state.window["largest_logit"].numpy(), [largest], rtol=1e-5)
+
+
+@pytest.mark.parametrize("compile_update", [False, True])
+def test_lookahead_by_hand(strategy, compile_update):
+    """After every other update, half of the way back to where the weights were."""
+    state, (images, labels) = make_state(strategy, momentum=0.0, lookahead=True), examples()
+    slow = expected = weights(state.net)
+    step = None
+    for number in range(1, 6):
+        gradients = gradients_by_hand(state.net, images, labels)
+        expected = updated(expected, gradients)
+        if number % 2 == 0:
+            slow = expected = [(s + w) / 2 for s, w in zip(slow, expected, strict=True)]
+        settings = {} if step else {"lookahead_steps": 2, "compile_update": compile_update}
+        step = take_steps(strategy, state, [(images, labels)], step, **settings)
+        assert_close(weights(state.net), expected)
+    assert sorted(state.parts()["slow"]["dense"]) == ["bias", "kernel"]
+
+
+class Pooled(tf.keras.layers.Layer):
+    """Images of any height and width to three logits, by the first of their rows alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = tf.keras.layers.Dense(3, dtype="float32")
+
+    def call(self, images, *, training):
+        del training
+        return self.dense(tf.reduce_mean(tf.reshape(images, (-1, *images.shape[1:]))[:, 0], axis=1))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_sizes_by_hand(strategy, accumulation):
+    """Three updates: of images of 2x2 pixels, of 3x3, and as they are."""
+    labels = examples()[1]
+    images = np.random.default_rng(0).normal(size=(8, 6, 6, 4)).astype(np.float32)
+    tf.keras.utils.set_random_seed(1)
+    with strategy.scope():
+        net = Pooled()
+        net(images, training=False)
+        state = TrainState(net, make_optimizer("sgd", net, schedule(0.1), momentum=0.0))
+    settings = StepSettings(global_batch_size=8, sizes=((1, 2), (2, 3)), accumulation=accumulation)
+    step = TrainStep(strategy, state, settings, schedule(0.1))
+    for size in (2, 3, 6):
+        scaled = tf.image.resize(images, (size, size), antialias=True).numpy()
+        seen = scaled[:, 0].mean(axis=1)
+        expected = updated(weights(net), gradients_by_hand(net, seen, labels))
+        take_steps(strategy, state, [(images, labels)], step)
+        assert_close(weights(net), expected)
 
 
 def test_the_time_spent_waiting_for_batches_is_measured(strategy):

@@ -1,0 +1,14 @@
+"""Scaling of images inside of a step."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops.rescale import rescale
+
+
+@pytest.mark.parametrize(("shape", "size"), [((12, 12), 8), ((12, 9), 5), ((6, 6), 7)])
+def test_images_are_scaled_as_tensorflow_does(shape, size):
+    images = tf.random.stateless_uniform((2, *shape, 3), (0, 0))
+    expected = tf.image.resize(images, (size, size), antialias=True)
+    np.testing.assert_allclose(rescale(images, size), expected, atol=1e-5)
