@@ -43,7 +43,7 @@ def commit() -> str:
     """The commit of this project, with "-dirty" if files have changed; "unknown" without git."""
     command = ["git", "-C", pathlib.Path(__file__).parent, "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()

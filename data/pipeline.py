@@ -136,9 +136,9 @@ class TrainPipeline:
 
         Returns:
             Dataset of what `prepare` takes: (images, labels) as it returns them; with `on_device`,
-            (images, labels, step, rows) with images uint8 [n, height, width, channels], labels
-            int32 [n], the number of the step, an int64 scalar, and the rows of the global batch,
-            int64 [n]. n is global_batch_size / replicas.
+            (images, labels, step, rows, numbers) with images uint8 [n, height, width, channels],
+            labels int32 [n], the number of the step, an int64 scalar, the rows of the global batch
+            and the numbers of their examples, int64 [n]. n is global_batch_size / replicas.
         """
         here = len(self._rows)
         numbers = tf.data.Dataset.counter(start_step * here)
@@ -162,14 +162,14 @@ class TrainPipeline:
         step, rows = _place(number, self._rows)
         numbers, boxes = self._numbers(step, rows), None
         if self._crop is not None:
-            stream = self._draws(step, rows).stream(stream_name(self._crop))
+            stream = self._draws(step, rows, numbers).stream(stream_name(self._crop))
             boxes = self._crop.boxes(self.source.sizes(numbers), stream)
         images, labels = _fetch(self.source, self._labels, numbers, boxes)
-        element = images, labels, step, rows
+        element = images, labels, step, rows, numbers
         return element if self.on_device else self._augment(*element)
 
     @unconverted
-    def _draws(self, step: tf.Tensor, rows: tf.Tensor) -> Draws:
+    def _draws(self, step: tf.Tensor, rows: tf.Tensor, numbers: tf.Tensor) -> Draws:
         """The random numbers of some rows of a batch."""
         with tf.device("CPU:0"):  # See `Draws`.
             seed = tf.constant([self.seed, 0], tf.int64)
@@ -178,15 +178,14 @@ class TrainPipeline:
         def seen():
             with tf.device("CPU:0"):
                 run_seed = tf.constant([self.seed, 2], tf.int64)  # 1 is the net's.
-                epochs = (step * self.global_batch_size + rows) // len(self.source.labels)
-                numbers = self._numbers(step, rows)
+            epochs = (step * self.global_batch_size + rows) // len(self.source.labels)
             return Seen(run_seed, len(self.source.labels), numbers, epochs)
 
         return Draws(step_seed, rows, self.global_batch_size, seen)
 
-    def _augment(self, images, labels, step, rows) -> tuple[tf.Tensor, tf.Tensor]:
+    def _augment(self, images, labels, step, rows, numbers) -> tuple[tf.Tensor, tf.Tensor]:
         """Augments and normalizes; a pure function, as described for `batches` and `prepare`."""
-        draws = self._draws(step, rows)
+        draws = self._draws(step, rows, numbers)
         if any(augmentation.soft_labels for augmentation in self.augmentations):
             labels = tf.one_hot(labels, self.num_classes)
         normalized = False

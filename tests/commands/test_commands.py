@@ -256,7 +256,7 @@ def test_follow_scores_a_running_training(tmp_path, capsys):
 def test_a_full_disk_is_one_line_and_the_command_can_be_repeated(tmp_path, capsys):
     """Files cannot grow beyond a limit that fits the configuration and not a checkpoint."""
     args = (*TINY, "--epochs=1", f"--run_dir={tmp_path / 'run'}")
-    code, _, err = Command("train.py", *args, largest_file=5_000).wait()
+    code, _, err = Command("train.py", *args, largest_file=8_000).wait()
     assert code == 2
     assert err.count("\n") == 1
     assert f"cannot save {tmp_path / 'run' / 'checkpoints' / 'step-0'}: " in err
