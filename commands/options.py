@@ -245,7 +245,7 @@ class CompareOptions:
     format: Literal["text", "markdown", "csv", "json", "results"] = setting(
         "text",
         "Format of standard output: text or markdown, a row per group and sentences; csv, a row "
-        "per run; json, everything; results, the table of RESULTS.md, a row per directory of runs.",
+        "per run; json, everything; results, a table in Markdown with a row per directory of runs.",
     )
     chart: Text | None = setting(
         None, "PNG file to draw the curves in, those of several seeds as a band.", path=True

@@ -1,6 +1,6 @@
-"""The page of results: a row for each recipe, made of the records of its runs alone.
+"""A table of results: a row for each recipe, made of the records of its runs alone.
 
-    python compare.py results --format=results > RESULTS.md
+    python compare.py results --format=results
 
 A recipe is a directory of runs that differ in their seed alone. What others have published, and
 what a fingerprint of the data stands for, is in `recipes/published.toml`.

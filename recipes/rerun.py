@@ -1,8 +1,8 @@
-"""Trains recipes again, and says which rows of RESULTS.md still hold.
+"""Trains recipes again, and says which recorded results still hold.
 
-    python recipes/rerun.py                     # the quick ones: under an hour on two CPU cores
-    python recipes/rerun.py resnet20            # or others, by name
-    python recipes/rerun.py resnet20 --seeds=0,1,2 --record
+    python recipes/rerun.py digits --seeds=0,1,2,3,4 --record
+    python recipes/rerun.py digits              # does it still hold?
+    python recipes/rerun.py                     # all that are marked as quick
 
 Each recipe is trained with the seeds of its records in results/, or with `--seeds`, in
 runs/recipes. A run that was stopped is resumed there, and one that is finished is not trained

@@ -1,0 +1,31 @@
+"""The flag files of recipes, and what is said of results that were measured again."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from absl import flags as absl_flags
+
+from commands import build, flags
+from commands.options import TrainOptions
+from recipes import rerun
+
+RECIPES = sorted(pathlib.Path(rerun.__file__).parent.glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_flags_of_recipes_are_accepted(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+    options = flags.parse(["train.py", *lines], TrainOptions, absl_flags.FlagValues())
+    build.check(options.config)
+    assert options.config != TrainOptions().config
+
+
+def test_a_result_holds_if_seeds_explain_the_difference():
+    before = np.array([0.900, 0.902, 0.904])
+    holds, text = rerun.verdict(before, before + 0.001)
+    assert holds
+    assert text == "90.30% (n = 3), recorded 90.20% (n = 3)"
+    assert not rerun.verdict(before, before - 0.02)[0]
+    assert rerun.verdict(before[:1], before[:1] + 0.009)[0]
+    assert not rerun.verdict(before[:1], before[:1] - 0.011)[0]
