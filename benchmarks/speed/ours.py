@@ -64,7 +64,8 @@ def _made_up(job: Job) -> data.Dataset:
 class Turns(Hook):
     """Divides training into windows, which end at a call of the device loop.
 
-    Evaluations and saves at the end of an epoch are left out of windows. Saves are timed.
+    Evaluations and saves at the end of an epoch are left out of windows. Saves are timed; the first
+    one of a process, which takes several times as long as the others, counts only without others.
 
     Args:
         meter: measures them.
@@ -79,7 +80,7 @@ class Turns(Hook):
     def _saved(self) -> None:
         if self._save_began is not None:
             self._saves.append(time.monotonic() - self._save_began)
-            self._meter.facts["save_seconds"] = statistics.median(self._saves)
+            self._meter.facts["save_seconds"] = statistics.median(self._saves[1:] or self._saves)
             self._save_began = None
 
     def on_start(self, trainer) -> None:
