@@ -114,7 +114,10 @@ class Turns(tf.keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before += self._batches
-        self._meter.interrupted(self._before)
+        self._meter.resume()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._meter.pause()
 
 
 def train(job: Job, channel: Channel) -> None:

@@ -93,6 +93,8 @@ class Turns(Hook):
 
     def on_log(self, trainer, row) -> None:
         self._waiting = trainer.timings.get("waiting_for_data", np.nan)
+        if trainer.plan.is_epoch_end(trainer.step):
+            self._meter.pause()
 
     def on_progress(self, trainer) -> None:
         self._saved()
@@ -102,7 +104,7 @@ class Turns(Hook):
 
     def on_epoch(self, trainer) -> None:
         self._saved()
-        self._meter.interrupted(trainer.step)
+        self._meter.resume()
 
 
 def train(job: Job, channel: Channel) -> None:

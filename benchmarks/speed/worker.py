@@ -76,6 +76,7 @@ class Meter:
         self._channel, self._started, self._per_step = channel, started, per_step
         self._finish = finish
         self._is_warm, self._seconds = False, math.nan  # NaN before the first command.
+        self._paused: tuple[float, float] | None = None
         self._restart(0)
         self.facts: dict = {}  # To send with each answer.
 
@@ -109,9 +110,16 @@ class Meter:
             answer["waiting"] = waiting
         self._wait(steps, answer)
 
-    def interrupted(self, steps: int) -> None:
-        """Begins the window again, since something came in between that does not count."""
-        self._restart(steps)
+    def pause(self) -> None:
+        """What follows, until `resume`, is no part of a window."""
+        self._paused = time.monotonic(), time.process_time()
+
+    def resume(self) -> None:
+        """The next steps count again; nothing happens without a `pause`."""
+        if self._paused is not None:
+            self._begun += time.monotonic() - self._paused[0]
+            self._cpu += time.process_time() - self._paused[1]
+            self._paused = None
 
     def _restart(self, steps: int) -> None:
         self._first_step = steps

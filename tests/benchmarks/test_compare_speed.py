@@ -60,14 +60,15 @@ def test_windows_begin_after_a_warm_up_and_leave_out_what_is_between_epochs(monk
     with contextlib.suppress(worker.Ended):
         for steps in range(1, 100):
             clock.now += 0.25
-            if steps == 4:  # In the first window, of which this is no part.
+            if steps % 3 == 0:  # An epoch, shorter than a window; this is no part of it.
+                meter.pause()
                 clock.now += 60.0
-                meter.interrupted(steps)
+                meter.resume()
             meter.at(steps, waiting=0.25)
     first, *windows = map(json.loads, answers.getvalue().splitlines())
     assert first["first_step_seconds"] == 3.25
     assert [(w["images"], w["seconds"], w["cpu"]) for w in windows] == [(80, 2, 4), (40, 1, 2)]
-    assert steps == 4 + 8 + 2 + 4  # Half a second warms up.
+    assert steps == 1 + 2 + 8 + 2 + 4  # Half a second warms up.
     assert windows[0]["waiting"] == 0.25
     assert windows[0]["peak_bytes"] > 1e6
 
