@@ -98,14 +98,21 @@ def _save(figure: Figure, path: pathlib.Path) -> None:
 
 
 def _draw_curves(comparison: Comparison, path: pathlib.Path) -> None:
-    """Draws the validation curves of each group, seeds as a band."""
+    """Draws the curves of each group in training and validation, seeds as a band."""
     label, _ = figures()[comparison.metric]
     figure = pictures.compare_curves(
         {
-            group.name: [entry.val for entry in group.entries if len(entry.val["epoch"])]
-            for group in comparison.groups
+            title: {
+                group.name: [
+                    entry.curves[split]
+                    for entry in group.entries
+                    if len(entry.curves[split]["epoch"])
+                ]
+                for group in comparison.groups
+            }
+            for split, title in (("train", "training, mean of an epoch"), ("val", "validation"))
         },
-        metric_label=f"{label} on val",
+        metric_label=label,
         higher_is_better=higher_is_better(comparison.metric),
     )
     _save(figure, path)

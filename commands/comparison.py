@@ -60,7 +60,8 @@ class Entry:
         step: the last one with a row.
         epoch: whole epochs completed at `step`; the run's, at its end.
         total_steps: the length of the run.
-        val: arrays "epoch" and "value" of the figure that is compared, on the validation split.
+        curves: arrays "epoch" and "value" of the figure that is compared, on "val" and, as the mean
+            over each epoch, on "train".
         best_val: the best of these values; NaN if there is none.
     """
 
@@ -70,7 +71,7 @@ class Entry:
     step: int
     epoch: float
     total_steps: int
-    val: dict[str, np.ndarray]
+    curves: dict[str, dict[str, np.ndarray]]
     best_val: float
 
     @property
@@ -201,8 +202,8 @@ def _read(path: pathlib.Path, name: str, metric: str, *, is_named: bool) -> Entr
     rows, result = run.metrics, _result(run, is_named)
     plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
     step = max((row["step"] for row in rows if row["split"] != "test"), default=0)
-    val = [row for row in rows if row["split"] == "val"]
-    values = np.array([row.get(metric, math.nan) for row in val], np.float64)
+    curves = {split: _curve(rows, split, metric, plan) for split in ("train", "val")}
+    values = curves["val"]["value"]
     finite = values[np.isfinite(values)]
     choose = np.max if higher_is_better(metric) else np.min
     return Entry(
@@ -212,9 +213,32 @@ def _read(path: pathlib.Path, name: str, metric: str, *, is_named: bool) -> Entr
         step=step,
         epoch=plan.whole_epochs(step),
         total_steps=plan.total_steps,
-        val={"epoch": np.array([plan.epoch(row["step"]) for row in val]), "value": values},
+        curves=curves,
         best_val=float(choose(finite)) if len(finite) else math.nan,
     )
+
+
+def _curve(rows: Sequence[dict], split: str, metric: str, plan: Plan) -> dict[str, np.ndarray]:
+    """The values of a metric on a split by epoch; on train, the means over the epochs.
+
+    A row of train has the mean over the steps since the row before. A value that is not finite
+    makes that of its epoch NaN.
+    """
+    sums: dict[int, np.ndarray] = {}
+    before = 0
+    for row in rows:
+        if row["split"] != split:
+            continue
+        step = row["step"]
+        end = plan.next_epoch_end(step - 1) if split == "train" else step
+        steps = max(step - before, 1) if split == "train" else 1
+        value = np.array([row.get(metric, math.nan), 1.0])
+        sums[end] = sums.get(end, 0.0) + steps * value
+        before = step
+    return {
+        "epoch": np.array([plan.epoch(end) for end in sums], np.float64),
+        "value": np.array([total / steps for total, steps in sums.values()], np.float64),
+    }
 
 
 def _result(run: Run, is_named: bool) -> Mapping[str, float] | None:

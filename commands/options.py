@@ -248,7 +248,10 @@ class CompareOptions:
         "per run; json, everything; results, a table in Markdown with a row per directory of runs.",
     )
     chart: Text | None = setting(
-        None, "PNG file to draw the curves in, those of several seeds as a band.", path=True
+        None,
+        "PNG file to draw the curves of training and validation in, those of several seeds as a "
+        "band.",
+        path=True,
     )
     examples: Text | None = setting(
         None,

@@ -11,31 +11,58 @@ _NAME_WIDTH = 40  # Characters.
 
 @styled
 def compare_curves(
-    groups: dict[str, list[dict[str, np.ndarray]]],
+    panels: dict[str, dict[str, list[dict[str, np.ndarray]]]],
     *,
     metric_label: str,
     higher_is_better: bool,
 ) -> Figure:
-    """The validation curves of groups of runs, as lines with bands.
+    """The curves of groups of runs, as lines with bands, in a panel for each split.
 
     The line of a group of several runs is their mean, and the band one standard deviation above and
     below (of the sample, n - 1). The legend gives the best group first, by the best value of its
-    line, and the number of runs of each; of a group with a band it says "mean ± std".
+    line in the last panel that has lines, and the number of runs of each; of a group with a band it
+    says "mean ± std".
 
     Args:
-        groups: the runs of each group, by its name. A run has the arrays "epoch" and "value", float
-            [points]. Values that are not finite are left out.
+        panels: by the title of a panel, the runs of each group, by its name. The groups of all
+            panels are the same. A run has the arrays "epoch" and "value", float [points]. Values
+            that are not finite are left out.
         metric_label: what the values are, for the axis. If all are in [0, 1] and higher is better,
             they are shown as percentages.
         higher_is_better: whether a higher value is better.
     """
     figure = new_figure(12, 6, layout="constrained")
-    ax = figure.subplots()
-    ax.set_ylabel(printable(metric_label, _NAME_WIDTH))
-    epoch_axis(ax)
-    curves = {name: mean_curve(runs) for name, runs in groups.items()}
-    longest = max((len(epochs) for epochs, _, _ in curves.values()), default=0)
-    marker = "o" if longest <= _FEW else None
+    shown = {
+        title: {name: mean_curve(runs) for name, runs in groups.items()}
+        for title, groups in panels.items()
+    }
+    shown = {title: curves for title, curves in shown.items() if _has_points(curves)}
+    if not shown:
+        note(figure.subplots(), "no data")
+        return figure
+    values = np.concatenate([mean for curves in shown.values() for _, mean, _ in curves.values()])
+    is_share = higher_is_better and values.min() >= 0 and values.max() <= 1
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for ax, (title, curves) in zip(axes, shown.items(), strict=True):
+        ax.set_title(title)
+        epoch_axis(ax)
+        lines = _draw(ax, curves, {name: len(runs) for name, runs in panels[title].items()})
+    axes[0].set_ylabel(printable(metric_label, _NAME_WIDTH))
+    if is_share:
+        axes[0].yaxis.set_major_formatter(percent)
+    best = {name: (max if higher_is_better else min)(curves[name][1]) for name in lines}
+    order = sorted(lines, key=best.get, reverse=higher_is_better)
+    figure.legend(handles=[lines[name] for name in order], loc="outside lower center", ncols=2)
+    return figure
+
+
+def _has_points(curves: dict[str, tuple]) -> bool:
+    return any(len(epochs) for epochs, _, _ in curves.values())
+
+
+def _draw(ax, curves: dict[str, tuple], numbers: dict[str, int]) -> dict:
+    """Draws the curves of groups with so many runs; returns their lines by name."""
+    marker = "o" if max(len(epochs) for epochs, _, _ in curves.values()) <= _FEW else None
     lines = {}
     for number, (name, (epochs, mean, deviation)) in enumerate(curves.items()):
         if not len(epochs):
@@ -43,7 +70,7 @@ def compare_curves(
         color = COLORS[number % len(COLORS)]
         dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
         has_band = np.isfinite(deviation).any()
-        count = f"n={len(groups[name])}{', mean ± std' if has_band else ''}"
+        count = f"n={numbers[name]}{', mean ± std' if has_band else ''}"
         label = f"{printable(name, _NAME_WIDTH)} ({count})"
         (lines[name],) = ax.plot(
             epochs, mean, color=color, linestyle=dashes, marker=marker, markersize=4, label=label
@@ -51,16 +78,7 @@ def compare_curves(
         if has_band:
             band = (mean - deviation, mean + deviation)
             ax.fill_between(epochs, *band, color=color, alpha=0.18, linewidth=0)
-    if not lines:
-        note(ax, "no data")
-        return figure
-    values = np.concatenate([mean for _, mean, _ in curves.values()])
-    if higher_is_better and values.min() >= 0 and values.max() <= 1:
-        ax.yaxis.set_major_formatter(percent)
-    best = {name: (max if higher_is_better else min)(curves[name][1]) for name in lines}
-    order = sorted(lines, key=best.get, reverse=higher_is_better)
-    figure.legend(handles=[lines[name] for name in order], loc="outside right upper")
-    return figure
+    return lines
 
 
 def mean_curve(runs: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -126,6 +126,19 @@ def test_groups_of_seeds_are_compared_with_welchs_test(make, tmp_path):
     assert table[2].split()[:5] == ["0.1", "3", "87.19%", "±", "0.84"]
 
 
+def test_training_is_drawn_as_the_mean_of_each_epoch(make):
+    run = make("run", 300, epochs=2.0)  # Epochs end after 5.06 and 10.1 steps of 256.
+    values = [("train", 4, 0.2), ("train", 6, 0.8), ("val", 6, 0.5), ("train", 8, 0.4)]
+    rows = [{"split": s, "step": step, "top_1_accuracy": x} for s, step, x in values]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (group,) = compare_runs([run]).groups
+    curves = group.entries[0].curves
+    np.testing.assert_allclose(curves["train"]["value"], [(4 * 0.2 + 2 * 0.8) / 6, 0.4])
+    np.testing.assert_allclose(curves["train"]["epoch"], np.array([6, 11]) * 256 / 1295)
+    np.testing.assert_allclose(curves["val"]["value"], [0.5])
+    np.testing.assert_allclose(curves["val"]["epoch"], [6 * 256 / 1295])
+
+
 def test_a_difference_that_cannot_be_seen(make, tmp_path):
     """0.56 points with deviations of 1.11 each: an effect of 0.5, for which Cohen has 64."""
     for seed, correct in enumerate([300, 304, 308]):

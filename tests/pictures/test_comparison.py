@@ -11,7 +11,7 @@ def run(epochs, values):
 
 def compare(groups, higher_is_better=True):
     return pictures.compare_curves(
-        groups, metric_label="validation top-1", higher_is_better=higher_is_better
+        {"validation": groups}, metric_label="top-1", higher_is_better=higher_is_better
     )
 
 
@@ -44,7 +44,7 @@ def test_a_single_run_is_a_line_without_a_band():
     ax = compare({"plain": [run([1, 2, 3], [0.1, 0.3, 0.2])]}).axes[0]
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 0.1], [2, 0.3], [3, 0.2]])
     assert not ax.collections
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "validation top-1")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "top-1")
     assert ax.yaxis.get_major_formatter()(0.3) == "30%"
 
 
@@ -94,7 +94,7 @@ def test_twelve_groups_can_be_told_apart():
     box = figure.legends[0].get_window_extent()
     assert box.x1 <= figure.bbox.x1
     assert box.y0 >= 0
-    assert box.x0 >= figure.axes[0].get_window_extent().x1
+    assert box.y1 <= figure.axes[0].get_window_extent().y0
     assert legend(figure)[0].endswith("11 (n=1)")
     # Values above 1 are no percentages.
     assert figure.axes[0].yaxis.get_major_formatter()(5.0) != "500%"
@@ -108,6 +108,23 @@ def test_nothing_to_show_is_said(groups):
     assert [text.get_text() for text in figure.axes[0].texts] == ["no data"]
     assert not figure.legends
     pictures.to_png(figure, dpi=30)
+
+
+def test_training_and_validation_are_panels_with_one_legend():
+    train = {"a": [run([1, 2], [0.5, 0.9])], "b": [run([1, 2], [0.6, 0.8])]}
+    val = {"a": [run([1, 2], [0.4, 0.6])], "b": [run([1, 2], [0.5, 0.7])]}
+    figure = pictures.compare_curves(
+        {"training": train, "validation": val}, metric_label="top-1", higher_is_better=True
+    )
+    left, right = figure.axes
+    assert [ax.get_title(loc="left") for ax in (left, right)] == ["training", "validation"]
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), [0.5, 0.9])
+    assert [line.get_color() for line in left.lines] == [line.get_color() for line in right.lines]
+    assert legend(figure) == ["b (n=1)", "a (n=1)"]  # By validation.
+    # Runs without a validation split.
+    without = {"training": train, "validation": {"a": [], "b": []}}
+    (ax,) = pictures.compare_curves(without, metric_label="top-1", higher_is_better=True).axes
+    assert ax.get_title(loc="left") == "training"
 
 
 def test_a_single_point_is_visible():
