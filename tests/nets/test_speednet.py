@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import nets
+from nets.speednet import gelu
 from nets.table import trace
 
 
@@ -24,3 +25,15 @@ def test_logits_are_scaled():
     x = tf.random.stateless_normal((2, 3, 3, 256), (0, 0))
     expected = np.max(x, axis=(1, 2)) @ net.head.dense.kernel.numpy() / 9
     np.testing.assert_allclose(net.head(x, training=False), expected, atol=1e-5)
+
+
+def test_gelu_and_its_gradient_are_those_of_tensorflow():
+    x = tf.constant(np.linspace(-6, 6, 241, dtype=np.float32))
+    upstream = tf.cos(x)
+    values = []
+    for function in (gelu, tf.nn.gelu):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        values.append((y.numpy(), tape.gradient(y, x, upstream).numpy()))
+    np.testing.assert_allclose(*values, atol=1e-6)
