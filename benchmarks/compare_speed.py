@@ -14,10 +14,10 @@ parts   train     this project's train.py with its defaults, the training step a
         growth    larger batches, more replicas on the same cores, larger folders
 
 Before a net is timed, those of the frameworks are compared: numbers of parameters and multiply-adds
-and, for equal weights and images, logits, loss and gradients. Each contestant is a process that
-trains on and on, and stops when others are measured; so the windows of all alternate. Figures are
-the median of the windows and their range, ratios are taken round by round. PyTorch needs what is in
-benchmarks/requirements.txt, in this environment or in that of `--torch_python`.
+and, for equal weights and images, logits, loss and the norm of the gradient. Each contestant is a
+process that trains on and on, and stops when others are measured; so the windows of all alternate.
+Figures are the median of the windows and their range, ratios are taken round by round. PyTorch
+needs what is in benchmarks/requirements.txt, in this environment or in that of `--torch_python`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import importlib.util
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import parts  # noqa: E402
+from benchmarks.speed import examples, parts  # noqa: E402
 from benchmarks.speed.contest import Settings  # noqa: E402
 from benchmarks.speed.job import PRECISIONS  # noqa: E402
 from benchmarks.speed.process import WorkerError  # noqa: E402
@@ -43,7 +44,7 @@ def _names(known):
     """The type of a flag that lists some names."""
 
     def parse(text: str) -> list[str]:
-        names = text.split(",")
+        names = list(dict.fromkeys(text.split(",")))
         if unknown := [name for name in names if name not in known]:
             raise argparse.ArgumentTypeError(
                 f"{unknown[0]!r} is unknown; known: {', '.join(known)}"
@@ -96,13 +97,39 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--examples", type=count, help="number of made-up images; default: as many as CIFAR-10's")
     add("--roof_size", type=count, default=parts.ROOF_SIZE, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    # A part may need the figures of one before it.
+    options.parts = [name for name in parts.PARTS if name in options.parts]
     for flag in ("json", "chart"):
-        path = getattr(options, flag)
-        if path is not None and not path.resolve().parent.is_dir():
-            parser.error(f"--{flag}={path}: there is no directory {path.resolve().parent}")
+        if problem := _cannot_write(getattr(options, flag), suffix=".png" * (flag == "chart")):
+            parser.error(f"--{flag}={getattr(options, flag)}: {problem}")
+    wanted = [(options.batch_size or batch, size) for size, batch in map(nets.get, options.nets)]
+    if "growth" in options.parts:
+        wanted.append((max(parts.GROWTH_BATCHES), 32))
+    for batch, size in wanted:
+        if batch > (number := options.examples or examples.count(size)):
+            parser.error(f"a batch of {batch:,} needs as many --examples; there are {number:,}")
+        if batch % options.num_gpus:
+            parser.error(f"--num_gpus={options.num_gpus} does not divide a batch of {batch}")
     if options.torch_python and torch_version(options.torch_python) is None:
         parser.error(f"--torch_python={options.torch_python} cannot import torch")
     return options
+
+
+def _cannot_write(path: pathlib.Path | None, *, suffix: str) -> str:
+    """Why a file cannot be written; empty if nothing is known."""
+    if path is None:
+        return ""
+    parent = path.resolve().parent
+    if not path.name or path.is_dir():
+        return "it is a directory, not a file"
+    if not parent.is_dir():
+        return f"there is no directory {parent}"
+    try:
+        with tempfile.NamedTemporaryFile(dir=parent):
+            pass
+    except OSError:
+        return f"{parent} cannot be written to"
+    return "" if path.name.endswith(suffix) else f"its name must end in {suffix}"
 
 
 def printed(*command: str) -> str | None:
@@ -158,18 +185,23 @@ def main(argv: list[str] | None = None) -> None:
     if torch_python:
         pythons["torch"] = torch_python
     elif "torch" in options.contestants:
+        if options.contestants == ["torch"]:
+            sys.exit("compare_speed.py: PyTorch is not installed here; give --torch_python")
         print("PyTorch is left out: it is not installed here, and --torch_python is not given")
     settings = Settings(pythons, options.windows, options.seconds, lambda x: print(x, flush=True))
     flags = {k: str(x) if isinstance(x, pathlib.Path) else x for k, x in vars(options).items()}
     found = {"machine": machine(pythons), "options": flags}
     print(", ".join(f"{k} {v}" for k, v in found["machine"].items() if v and k != "variables"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Cleans up.
     with tempfile.TemporaryDirectory(prefix="compare-speed-") as directory:
         plan = parts.Plan(options, settings, pathlib.Path(directory), found)
         try:
             for name in options.parts:
                 parts.PARTS[name](plan)
-        except WorkerError as error:
+        except (WorkerError, OSError, subprocess.SubprocessError) as error:
             sys.exit(f"compare_speed.py: {error}")
+        except KeyboardInterrupt:
+            sys.exit("compare_speed.py: interrupted")
     sys.exit(plan.has_failed)
 
 

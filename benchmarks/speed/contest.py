@@ -117,6 +117,8 @@ def _fastest(family, settings, stack, environment) -> tuple[Measured, Worker | N
     for _ in range(TRIALS if len(alive) > 1 else 0):
         for measured, worker in alive:
             _measure(measured, worker, min(settings.seconds, TRIAL_SECONDS))
+            if measured.failed:
+                tried[measured.job.variant] = measured.failed
         alive = [pair for pair in alive if not pair[0].failed]
     for measured, _ in alive:
         if measured.windows:

@@ -11,6 +11,7 @@ LIMITS = {
     "parameters": 0.0,
     "multiply_adds": 0.0,
     "evaluated": 1e-3,
+    "folded": 1e-3,
     "trained": 1e-3,
     "loss": 1e-4,
     "gradient_norm": 1e-2,
@@ -22,7 +23,8 @@ def differences(ours: dict, other: dict) -> dict[str, float]:
 
     Args:
         ours: arrays by the names of `LIMITS`: numbers of parameters and multiply-adds; the logits
-            of a batch in evaluation and in training; its loss and the norm of its gradient.
+            of a batch in evaluation, in evaluation with BatchNorm folded, and in training; its loss
+            and the norm of its gradient.
         other: likewise, for the same weights and batch.
     """
     return {

@@ -171,6 +171,7 @@ def check(job: Job, channel: Channel) -> None:
     np.savez(
         directory / "keras.npz",
         evaluated=evaluated.numpy(),
+        folded=evaluated.numpy(),  # Keras has no such thing.
         trained=trained.numpy(),
         loss=loss.numpy(),
         gradient_norm=tf.linalg.global_norm(gradients).numpy(),

@@ -191,17 +191,21 @@ def check(job: Job, channel: Channel) -> None:
         weights[place] = variable.numpy()
     images, labels = next(iter(pipeline.batches(0)))
     found = update.inspect((images, labels))
+    evaluated = net(images, training=False).numpy()
+    multiply_adds = sum(row.flops for row in trace(net, images.shape[1:]).rows)
+    fold(net)
     directory = pathlib.Path(job.directory)
     np.savez(directory / "weights.npz", **weights)
     np.savez(directory / "batch.npz", images=images.numpy(), labels=labels.numpy())
     np.savez(
         directory / "ours.npz",
-        evaluated=net(images, training=False).numpy(),
+        evaluated=evaluated,
+        folded=net(images, training=False).numpy(),
         trained=found.logits.numpy(),
         loss=found.loss.numpy(),
         gradient_norm=found.norm.numpy(),
         parameters=sum(v.numpy().size for v in net.trainable_variables),
-        multiply_adds=sum(row.flops for row in trace(net, images.shape[1:]).rows),
+        multiply_adds=multiply_adds,
     )
     channel.send(done=True)
 

@@ -28,8 +28,13 @@ CONTESTANTS = ("ours", "step", "keras", "torch", "roof")
 KERAS_BEST = ("no XLA", "no XLA, 4 steps a call")
 TORCH = {
     "float32": ("eager", "compiled"),
-    "mixed_bfloat16": ("eager", "compiled", "eager, bfloat16 weights"),
+    "mixed_bfloat16": (
+        *("eager", "compiled"),
+        *("eager, bfloat16 weights", "compiled, bfloat16 weights"),
+    ),
 }
+# In evaluation, BatchNorm is also folded into the convolutions.
+TORCH_FOLDED = {name: tuple(f"{x}, folded" for x in ways) for name, ways in TORCH.items()}
 ROOF_SIZE = 4096  # Rows and columns of the matrices.
 GROWTH_BATCHES, GROWTH_REPLICAS = (32, 64, 128, 256, 512, 1024), (1, 2, 4)
 GROWTH_FILES = (1_000, 10_000, 60_000)
@@ -59,7 +64,9 @@ class Plan:
         self._size = 0
 
     def has(self, contestant: str) -> bool:
-        """Whether a contestant takes part."""
+        """Whether a contestant takes part; PyTorch and the roof are those of one device."""
+        if self.options.num_gpus > 1 and contestant in ("torch", "roof"):
+            return False
         framework = {"step": "ours", "roof": "ours"}.get(contestant, contestant)
         return contestant in self.options.contestants and framework in self.settings.pythons
 
@@ -98,7 +105,7 @@ class Plan:
         """
         frameworks = [x for x in ("keras", "torch") if self.has(x)]
         found = {}
-        for framework in ["ours", *frameworks] if frameworks else []:
+        for framework in ["ours", *frameworks]:
             self._run(self.job(framework, "check", net, batch_size=32, replicas=1))
             if framework != "ours":
                 found[framework] = equality.compared(self.directory, framework)
@@ -119,7 +126,7 @@ class Plan:
         """Measures, and says what disturbs."""
         results = contest(families, self.settings, environment)
         for x in results:
-            self.has_failed |= bool(x.failed) and x.job.framework == "ours"
+            self.has_failed |= bool(x.failed)
             if x.idle_cpu > MOST_IDLE_CPU:
                 self.say(f"  {x.job.name} used {x.idle_cpu:.0%} of a core while it waited")
         shares = [x.disturbed for x in results if x.windows]
@@ -185,7 +192,7 @@ def _training_families(plan: Plan, net: str) -> list[list[Job]]:
         for task in ("train", "step"):
             if plan.has({"train": "ours"}.get(task, task)):
                 families.append(
-                    [plan.job("ours", task, net, precision=precision, **_data(plan, task))]
+                    [plan.job("ours", task, net, precision=precision, **_data(plan, task, net))]
                 )
         families += _others(plan, "train", net, precision)
         for framework in ("ours", "torch") if plan.has("roof") else ():
@@ -197,9 +204,9 @@ def _training_families(plan: Plan, net: str) -> list[list[Job]]:
     return families
 
 
-def _data(plan: Plan, task: str) -> dict:
-    """The dataset of this project's train.py, which may be one that it knows."""
-    real = task == "train" and plan.options.dataset != "made_up"
+def _data(plan: Plan, task: str, net: str) -> dict:
+    """The dataset of this project's train.py: for 32 pixels, it may be one that it knows."""
+    real = task == "train" and plan.options.dataset != "made_up" and NETS[net][0] == 32
     return {"dataset": plan.options.dataset} if real else {}
 
 
@@ -212,8 +219,9 @@ def _others(plan: Plan, task: str, net: str, precision: str) -> list[list[Job]]:
                 [plan.job("keras", task, net, precision=precision, variant=x) for x in variants]
             )
     if plan.has("torch"):
+        ways = TORCH_FOLDED[precision] if task == "evaluate" else TORCH[precision]
         families.append(
-            [plan.job("torch", task, net, precision=precision, variant=x) for x in TORCH[precision]]
+            [plan.job("torch", task, net, precision=precision, variant=x) for x in ways]
         )
     return families
 
@@ -265,6 +273,7 @@ def evaluate(plan: Plan) -> None:
     for net in plan.options.nets:
         plan.say(f"evaluate {net}")
         plan.prepare(net)
+        plan.check(net)
         families = []
         for precision in plan.options.precisions:
             for variant in ("", "folded") if plan.has("ours") else ():

@@ -1,6 +1,7 @@
 """PyTorch's part of the comparison: a loop with batches of a data set in memory."""
 
 import contextlib
+import copy
 import itertools
 import os
 import pathlib
@@ -12,7 +13,7 @@ from torch.nn import functional
 from benchmarks.speed import examples
 from benchmarks.speed.job import LEARNING_RATE, MEAN, MOMENTUM, PADDING, STD, WEIGHT_DECAY, Job
 from benchmarks.speed.nets import NETS
-from benchmarks.speed.torch_nets import Net, multiply_adds, set_weights
+from benchmarks.speed.torch_nets import Net, fold, multiply_adds, set_weights
 from benchmarks.speed.worker import Channel, Meter
 
 
@@ -95,12 +96,13 @@ class Precision:
             for module in net.modules():
                 if isinstance(module, torch.nn.Conv2d):  # BatchNorm stays float32, as everywhere.
                     original = module.weight
-                    copy = (
-                        original.detach().bfloat16().contiguous(memory_format=torch.channels_last)
-                    )
-                    module.weight = torch.nn.Parameter(copy)
+                    half = original.detach().bfloat16()
+                    half = half.contiguous(memory_format=torch.channels_last)
+                    module.weight = torch.nn.Parameter(half)
                     self._copies.append(module.weight)
                     self._originals.append(original)
+                    if module.bias is not None:  # Of a BatchNorm that is folded.
+                        module.bias.data = module.bias.data.bfloat16()
         self.input_dtype = torch.bfloat16 if self._copies else torch.float32
 
     def context(self, device: torch.device):
@@ -111,9 +113,9 @@ class Precision:
 
     def take_gradients(self) -> None:
         """Gives the gradients of the copies to the weights."""
-        for copy, original in zip(self._copies, self._originals, strict=True):
-            original.grad = copy.grad.float()
-            copy.grad = None
+        for half, original in zip(self._copies, self._originals, strict=True):
+            original.grad = half.grad.float()
+            half.grad = None
 
     def copy_weights(self) -> None:
         """Makes the copies equal to the weights."""
@@ -161,6 +163,8 @@ def evaluate(job: Job, channel: Channel) -> None:
     """Loss and accuracy of the test split, again and again."""
     device = _device()
     net = _net(job, device).eval()
+    if "folded" in job.variant:
+        fold(net)
     precision = Precision(net, job.precision, job.variant)
     forward = torch.compile(net) if job.variant.startswith("compiled") else net
     batches = Batches(job, device)
@@ -203,6 +207,7 @@ def check(job: Job, channel: Channel) -> None:
     set_weights(net.named, weights)
     images = torch.from_numpy(batch["images"]).permute(0, 3, 1, 2)
     evaluated = net.eval()(images)
+    folded = fold(copy.deepcopy(net))(images)
     trained = net.train()(images)
     loss = functional.cross_entropy(
         trained,
@@ -214,6 +219,7 @@ def check(job: Job, channel: Channel) -> None:
     np.savez(
         directory / "torch.npz",
         evaluated=evaluated.detach().numpy(),
+        folded=folded.detach().numpy(),
         trained=trained.detach().numpy(),
         loss=loss.detach().numpy(),
         gradient_norm=torch.stack(norms).norm().numpy(),

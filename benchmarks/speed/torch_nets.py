@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
 from benchmarks.speed import nets
 from benchmarks.speed.job import CLASSES
@@ -123,6 +124,15 @@ def _pool(unit: nets.Pool) -> nn.Module:
         return nn.AvgPool2d(3, unit.strides, padding, count_include_pad=False)
     pool = nn.MaxPool2d(3, unit.strides, 0 if unit.padding == "zeros" else padding)
     return nn.Sequential(nn.ZeroPad2d(1), pool) if unit.padding == "zeros" else pool
+
+
+def fold(net: Net) -> Net:
+    """Folds each BatchNorm of a net in evaluation mode into its convolution; returns the net."""
+    for module in net.modules():
+        if isinstance(module, ConvBatchNorm):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return net
 
 
 def set_weights(named: dict[str, nn.Module], weights) -> None:

@@ -87,7 +87,7 @@ class Meter:
             steps: since the start of the process.
             waiting: share of the recent time that the step waited for data; NaN if unknown.
         """
-        if steps <= self._first_step:
+        if steps <= self._first_step or self._paused is not None:
             return
         if math.isnan(self._seconds):
             self._finish()

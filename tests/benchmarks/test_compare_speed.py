@@ -1,6 +1,7 @@
 """The comparison of speed: its flags, its arithmetic on made-up figures, and a rehearsal."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -26,6 +27,10 @@ from benchmarks.speed.job import Job
         ("--seconds=nan", "'nan' must be a number of at least 0"),
         ("--batch_size=x", "'x' must be a number of at least 1"),
         ("--json=/no/such/place/a.json", "--json=/no/such/place/a.json: there is no directory"),
+        ("--json=/", "--json=/: it is a directory"),
+        ("--chart=a.svg", "--chart=a.svg: its name must end in .png"),
+        ("--examples=50", "a batch of 128 needs as many --examples; there are 50"),
+        ("--num_gpus=3", "--num_gpus=3 does not divide a batch of 128"),
         ("--torch_python=/no/python", "--torch_python=/no/python cannot import torch"),
     ],
 )
@@ -63,6 +68,7 @@ def test_windows_begin_after_a_warm_up_and_leave_out_what_is_between_epochs(monk
             if steps % 3 == 0:  # An epoch, shorter than a window; this is no part of it.
                 meter.pause()
                 clock.now += 60.0
+                meter.at(steps)
                 meter.resume()
             meter.at(steps, waiting=0.25)
     first, *windows = map(json.loads, answers.getvalue().splitlines())
@@ -76,7 +82,7 @@ def test_windows_begin_after_a_warm_up_and_leave_out_what_is_between_epochs(monk
 class FakeWorker:
     """Measures so many images per second, and is disturbed as often as a class attribute says."""
 
-    calls, disturbances = [], {}
+    calls, disturbances, started = [], {}, []
 
     def __init__(self, job, python, environment):
         if job.variant == "broken":
@@ -213,6 +219,48 @@ def test_results_are_on_disk_and_drawn_at_once(tmp_path):
     content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert content == {"machine": "x", "train": {"resnet18": {"rows": [row]}}}
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+class AnyWorker(FakeWorker):
+    """Measures a hundred images per second of everything, and keeps the jobs in `started`."""
+
+    def __init__(self, job, python, environment=None):
+        super().__init__(dataclasses.replace(job, variant="100"), python, environment)
+        self.started.append(job)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_all_contestants_of_a_net_have_the_same_data(monkeypatch, tmp_path, capsys, gpus):
+    FakeWorker.started = []
+    monkeypatch.setattr(contests, "Worker", AnyWorker)
+    monkeypatch.setattr(parts, "Worker", AnyWorker)
+    monkeypatch.setattr(equality, "compared", lambda *_: dict.fromkeys(equality.LIMITS, 0.0))
+    monkeypatch.setattr(parts, "_import_seconds", lambda python: (1.0, 1.0))
+    monkeypatch.setattr(parts, "make_folder", lambda directory, number: directory)
+    options = compare_speed.parse(
+        [
+            *("--nets=inception10,resnet50", "--parts=growth,start,evaluate,pipeline,train"),
+            *("--dataset=cifar10", "--examples=1024", f"--num_gpus={gpus}", "--windows=1"),
+        ]
+    )
+    pythons = dict.fromkeys(("ours", "keras", "torch"), "python")
+    plan = parts.Plan(options, Settings(pythons, 1, 1.0, print), tmp_path, {})
+    for name in options.parts:
+        parts.PARTS[name](plan)
+    printed = capsys.readouterr().out
+    assert "train, over Keras at its best way, bf16" in printed
+    assert ("train, over PyTorch at its best way, bf16" in printed) == (gpus == 1)
+    trained = [job for job in FakeWorker.started if job.task == "train" and job.framework == "ours"]
+    sizes = {(job.net, job.dataset, job.image_size) for job in trained}
+    assert {x for x in sizes if x[1] not in ("folder", "digits")} == {
+        ("inception10", "cifar10", 32),
+        ("inception10", "made_up", 32),  # Of growth.
+        ("resnet50", "made_up", 128),
+    }
+    checked = [
+        job.net for job in FakeWorker.started if (job.task, job.framework) == ("check", "ours")
+    ]
+    assert checked == ["inception10", "resnet50"] * 2  # To train, and to evaluate.
 
 
 class Ends:
