@@ -34,9 +34,9 @@ python compare.py results --format=results > RESULTS.md
 ```
 
 A row is a recipe, `python train.py --flagfile=recipes/NAME.txt`; `python recipes/rerun.py NAME`
-says whether it still holds. Accuracy is that on the test split, which is scored once, at the end; with
-n > 1 the mean of n seeds and their standard deviation. Seconds are those of a run: from the command
-to the first step, of training, and of evaluation. What others have published is not of this data if
+says whether it still holds. Accuracy is that on the test split, scored once, at the end; with n > 1
+the mean of n seeds and their standard deviation. Seconds are those of a run: from the command to
+the first step, of training, and of evaluation. What others have published is not of this data if
 the data is a JPEG copy, CIFAR-10 whose images were compressed as JPEG, which costs accuracy.
 
 {table}"""
