@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from nets.batch_norm import BatchNorm, normalize
 from nets.dropout import Dropout
+from nets.few_pixels import convolve_few_pixels, has_few_pixels
 
 
 class Composite(tf.keras.layers.Layer):
@@ -58,6 +59,7 @@ class Convolution(Composite):
         super().__init__()
         height, width = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
         pads = padding == "same" and strides > 1
+        self.strides = strides
         self.margins = ((height - 1) // 2, (width - 1) // 2) if pads else (0, 0)
         self.conv = tf.keras.layers.Conv2D(
             filters,
@@ -73,11 +75,20 @@ class Convolution(Composite):
 
     def call(self, x, *, training):
         del training
-        return self.conv(self._pad(x))
+        conv = self.conv
+        if type(conv) is tf.keras.layers.Conv2D and conv.built and not conv.use_bias:
+            kernel = tf.cast(conv.kernel, x.dtype)
+            if _joins.get() and has_few_pixels(x, kernel, self.strides):
+                return self.convolve(x, kernel)
+        return conv(self._pad(x))
 
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves with another kernel of the same shape, without a bias."""
-        return tf.nn.conv2d(self._pad(x), kernel, self.conv.strides, self.conv.padding.upper())
+        if _joins.get() and has_few_pixels(x, kernel, self.strides):
+            convolve = convolve_few_pixels
+        else:
+            convolve = tf.nn.conv2d
+        return convolve(self._pad(x), kernel, self.strides, self.conv.padding.upper())
 
     def _pad(self, x):
         vertical, horizontal = self.margins

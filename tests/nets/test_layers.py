@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nets.few_pixels import convolve_few_pixels
 from nets.inception_v2 import DepthwiseConvolution
 from nets.layers import (
     AvgPool,
@@ -206,3 +207,65 @@ def test_the_data_layout_does_not_depend_on_the_settings_of_keras(make):
         layer.conv.kernel.assign(tf.ones_like(layer.conv.kernel))
     first, second = (layer(x, training=False) for layer in layers)
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "padding"),
+    [
+        ((4, 6), (3, 3), 1, "SAME"),
+        ((4, 6), (1, 5), 1, "SAME"),
+        ((5, 4), (3, 3), 1, "VALID"),
+        ((6, 8), (3, 3), 2, "VALID"),
+        ((7, 9), (3, 3), 2, "VALID"),
+        ((7, 9), (1, 1), 2, "VALID"),
+        ((9, 10), (5, 3), 3, "VALID"),
+    ],
+)
+def test_the_kernel_gradient_of_few_pixels_is_tensorflows(size, kernel_size, stride, padding):
+    x, kernel = images(2, *size, 3), tf.random.stateless_normal((*kernel_size, 3, 4), (1, 2))
+    found = []
+    for convolve in (convolve_few_pixels, tf.nn.conv2d):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel, stride, padding)
+            loss = tf.reduce_sum(tf.cos(y))
+        found.append([y, *tape.gradient(loss, [x, kernel])])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "filters", "kernel_size", "stride", "dtype", "is_used"),
+    [
+        (8, 128, 3, 1, "bfloat16", True),
+        (16, 128, 3, 2, "bfloat16", True),
+        (16, 128, 3, 1, "bfloat16", False),
+        (8, 64, 3, 1, "bfloat16", False),
+        (8, 128, 1, 1, "bfloat16", False),
+        (8, 128, 3, 1, "float32", False),
+    ],
+)
+def test_products_stand_for_the_kernel_gradient_where_they_are_faster(
+    size, filters, kernel_size, stride, dtype, is_used
+):
+    policy = {"bfloat16": "mixed_bfloat16"}.get(dtype, dtype)
+    before = tf.keras.config.dtype_policy()
+    tf.keras.config.set_dtype_policy(policy)
+    layer = Convolution(filters, kernel_size, strides=stride, use_bias=False)
+    tf.keras.config.set_dtype_policy(before)
+    x = images(1, size, size, 128)
+    layer(x, training=True)
+
+    def operations():
+        @tf.function
+        def differentiate(x):
+            with tf.GradientTape() as tape:
+                y = layer(x, training=True)
+            return tape.gradient(y, layer.conv.kernel.value)
+
+        graph = differentiate.get_concrete_function(x).graph
+        return [op.type for op in graph.get_operations()]
+
+    assert ("Conv2DBackpropFilter" not in operations()) == is_used
+    with layer_by_layer():
+        assert "Conv2DBackpropFilter" in operations()
