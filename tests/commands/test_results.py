@@ -1,5 +1,6 @@
 """The page of results."""
 
+import pathlib
 import shutil
 
 import numpy as np
@@ -75,3 +76,21 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "published.toml").write_text("[")
     with pytest.raises(ConfigError, match="published"):
         read_published(tmp_path / "published.toml")
+
+
+ROOT = pathlib.Path(results.__file__).resolve().parent.parent
+
+
+def test_the_rows_of_readme_are_results():
+    rows = table((ROOT / "RESULTS.md").read_text(encoding="utf-8"))
+    known = {(row["recipe"], row["data"], row["test accuracy"], row["n"]) for row in rows}
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results")[2]
+    shown = table(section.partition("\n## ")[0])
+    assert shown
+    assert {tuple(row.values()) for row in shown} <= known
+
+
+@pytest.mark.slow
+def test_the_page_of_results_is_that_of_the_records(capsys):
+    call("compare.py", ROOT / "results", "--format=results")
+    assert capsys.readouterr().out == (ROOT / "RESULTS.md").read_text(encoding="utf-8")
