@@ -2,7 +2,7 @@
 
     python recipes/rerun.py digits --seeds=0,1,2,3,4 --record
     python recipes/rerun.py digits              # does it still hold?
-    python recipes/rerun.py                     # all that are marked as quick
+    python recipes/rerun.py                     # all that are recorded and marked as quick
 
 Each recipe is trained with the seeds of its records in results/, or with `--seeds`, in
 runs/recipes. A run that was stopped is resumed there, and one that is finished is not trained
@@ -87,7 +87,7 @@ def main() -> None:
     if unknown := [name for name in args.recipes if name not in known]:
         parser.error(f"there is no recipe {unknown[0]}; known: {', '.join(known)}")
     settings = read_published()["recipes"]
-    quick = [name for name in known if settings.get(name, {}).get("quick")]
+    quick = [x for x in known if settings.get(x, {}).get("quick") and recorded_seeds(x)]
     failed = []
     for recipe in args.recipes or quick:
         seeds = [int(x) for x in args.seeds.split(",")] if args.seeds else recorded_seeds(recipe)

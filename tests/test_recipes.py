@@ -29,3 +29,16 @@ def test_a_result_holds_if_seeds_explain_the_difference():
     assert not rerun.verdict(before, before - 0.02)[0]
     assert rerun.verdict(before[:1], before[:1] + 0.009)[0]
     assert not rerun.verdict(before[:1], before[:1] - 0.011)[0]
+
+
+def test_quick_recipes_without_records_are_left_out(monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr(rerun, "train", lambda recipe, seeds: trained.append((recipe, seeds)))
+    monkeypatch.setattr(rerun, "recorded_seeds", lambda recipe: [0, 2] * (recipe == "digits"))
+    monkeypatch.setattr(rerun, "accuracies", lambda directory, seeds: np.array([0.9, 0.91]))
+    monkeypatch.setattr(rerun.sys, "argv", ["rerun.py"])
+    with pytest.raises(SystemExit) as caught:
+        rerun.main()
+    assert caught.value.code == 0
+    assert trained == [("digits", [0, 2])]
+    assert capsys.readouterr().out.startswith("holds  digits: 90.50% (n = 2)")
