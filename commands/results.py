@@ -17,10 +17,11 @@ from commands.comparison import Entry, Group
 from commands.setting import ConfigError
 from loops.errors import printable
 from loops.records.run import TIMES, read_json
+from nets.table import trace
 
 PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "recipes" / "published.toml"
 _HEADER = (
-    *("recipe", "data", "parameters", "epochs", "test accuracy", "n", "published"),
+    *("recipe", "data", "parameters", "multiply-adds", "epochs", "test accuracy", "n", "published"),
     *("seconds: start, training, evaluation", "machine", "versions, commit"),
 )
 
@@ -89,10 +90,12 @@ def _row(recipe: str, group: Group, known: Mapping) -> list[str]:
     theirs = f"{other['accuracy']}%, {other['source']}" if "accuracy" in other else "-"
     data = known.get("data", {}).get(info.fingerprints["test"], info.name)
     costs = [read_json(path) for path in _times(group)]
+    stages = trace(build.build_net(config, info), info.image_shape).rows
     return [
         f"`{recipe}`",
         data,
-        f"{_parameters(group):,}",
+        f"{sum(stage.trainable for stage in stages):,}",
+        f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
         f"{config.epochs:g}",
         accuracy,
         str(len(values)),
@@ -119,8 +122,3 @@ def _joined(texts) -> str:
 def _versions(saved) -> str:
     versions = saved.code[-1].versions
     return f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}"
-
-
-def _parameters(group: Group) -> int:
-    net = build.build_net(group.saved.settings, group.saved.data)
-    return sum(int(np.prod(v.shape)) for v in net.trainable_variables)

@@ -54,6 +54,8 @@ def test_rows_are_made_of_records_alone(runs, tmp_path, monkeypatch, capsys):
     assert second["data"] == "a copy"
     # 3x3x8, 3x3x8x16 and 16x10 weights, ten biases, and two figures per channel of BatchNorm.
     assert second["parameters"] == f"{72 + 1152 + 170 + 2 * 24:,}"
+    # Outputs of 8x8, 4x4 and 1.
+    assert second["multiply-adds"] == f"{64 * 72 + 16 * 1152 + 160:,}"
     times = read(runs / "small" / "seed_0" / "times.json")
     assert second["machine"] == times["machine"]
     assert times["commit"] in second["versions, commit"]
