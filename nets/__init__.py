@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from nets.inception10 import (
     FactorizedBlock,
+    FrozenNormInception10,
     Inception10,
     InceptionBlock,
     ResidualInceptionBlock,
@@ -47,6 +48,7 @@ NETS = {
     "inception10_v2": functools.partial(Inception10, block=StackedBlock),
     "inception10_v3": functools.partial(Inception10, block=FactorizedBlock),
     "inception10_residual": functools.partial(Inception10, block=ResidualInceptionBlock),
+    "inception10_frozen_norm": FrozenNormInception10,
     "inception_v1": InceptionV1,
     "inception_v1_bn": functools.partial(InceptionV1, batch_norm=True),
     "inception_v2": InceptionV2,
