@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 
@@ -147,6 +148,11 @@ def resolve(config: Config, dataset: data.Dataset, origin: Origin | None = None)
     nets.check_size(config.net, dataset.image_shape, config.stem)
     check_stages(config)
     make_plan(config, size)
+    if config.lookahead_steps > steps:
+        raise ConfigError(
+            f"--lookahead_steps={config.lookahead_steps} is more than the {steps:,} steps of "
+            "the run"
+        )
     train_sizes(config, data_info(dataset))
     return config
 
@@ -254,7 +260,13 @@ def train_sizes(config: Config, info: DataInfo) -> tuple[tuple[int, int], ...]:
             )
         shape = (size, size, info.image_shape[-1])
         _accept("train_sizes", lambda s=shape: nets.check_size(config.net, s, config.stem))
-    return tuple((round(fraction * plan.total_steps), size) for size, fraction in sizes)
+    stops = tuple((round(fraction * plan.total_steps), size) for size, fraction in sizes)
+    for (start, _), (stop, size) in itertools.pairwise([(0, None), *stops]):
+        if start == stop:
+            raise ConfigError(
+                f"--train_sizes: of {plan.total_steps:,} steps, none are left for {size} pixels"
+            )
+    return stops
 
 
 def variants(names: Sequence[str]) -> Callable[[tf.Tensor], Sequence[tf.Tensor]]:

@@ -205,7 +205,7 @@ class OptimizationSettings:
         "Peak learning rate of biases and of BatchNorm's offsets, on the same schedule; 64 times "
         "--learning_rate is known to speed up short runs with sgd. Default: --learning_rate.",
     )
-    momentum: Share = setting(0.9, "Momentum of sgd; 0 for none.")
+    momentum: Share = setting(0.9, "Momentum of sgd and muon; 0 for none.")
     weight_decay: NonNegative | None = setting(
         None,
         "Weight decay of kernels; BatchNorm and biases have none. Default: the optimizer's; 0.0005 "

@@ -53,7 +53,7 @@ def find_learning_rate(
         workers.strategy,
         schedule,
         start=start,
-        examples=session.first_examples(dataset),
+        examples=session.some_examples(dataset),
         say=terminal.line,
     )
     settings = session.step_settings(config, info, source.labels, state.net)

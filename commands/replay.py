@@ -131,7 +131,7 @@ def _replay(
 ) -> tuple[Report, np.ndarray]:
     """Makes a step again; returns what there is to tell, and the images of its batch by row."""
     info, say, source = run.data, Output().line, dataset.splits["train"]
-    examples = session.first_examples(dataset)
+    examples = session.some_examples(dataset)
     plan, learning_rate = build.make_plan(config, info.examples["train"])
     batches = build.train_pipeline(config, info, source, Workers(strategy))
 

@@ -13,7 +13,7 @@ from commands.initial_weights import Start
 from commands.saved_config import DataInfo
 from loops.losses import balanced_class_weights
 from loops.optimizer import find_optimizer, make_optimizer
-from loops.schedule import LearningRate
+from loops.schedule import LearningRate, Plan
 from loops.state import TrainState
 from loops.step import StepSettings
 from nets.initialize import make_identity, whiten
@@ -40,8 +40,8 @@ def make_state(
         strategy: whose replicas hold the variables.
         learning_rate: the schedule.
         start: copies the initial weights, if there are any.
-        examples: gives the first training images, that many or all, normalized; needed if
-            `config.whiten` is set, and None where a checkpoint will be restored.
+        examples: gives so many training images, or all, normalized; needed if `config.whiten` is
+            set, and None where a checkpoint will be restored.
         say: prints a message.
     """
     # Keras numbers the layers of a process in their names, and rounding can depend on the names.
@@ -71,12 +71,16 @@ def make_state(
         )
 
 
-def first_examples(dataset: data.Dataset) -> Callable[[int], np.ndarray]:
-    """The function that `make_state` takes as `examples`."""
+def some_examples(dataset: data.Dataset) -> Callable[[int], np.ndarray]:
+    """The function that `make_state` takes as `examples`: evenly from all of the train split.
+
+    The files of a folder are in the order of their classes.
+    """
 
     def examples(count: int) -> np.ndarray:
         size = len(dataset.splits["train"].labels)
-        return dataset.examples("train", range(min(count, size)))[0]
+        numbers = np.linspace(0, size - 1, min(count, size)).astype(np.int64)
+        return dataset.examples("train", numbers)[0]
 
     return examples
 
@@ -108,6 +112,7 @@ def step_settings(
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         lookahead_steps=config.lookahead_steps,
+        total_steps=Plan(config.epochs, info.examples["train"], config.batch_size).total_steps,
         auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
         seed=config.seed,
         jit=config.jit,

@@ -277,7 +277,7 @@ class _Job:
             strategy,
             learning_rate,
             start=self.start,
-            examples=session.first_examples(self.dataset),
+            examples=session.some_examples(self.dataset),
             say=say,
         )
         summary = trace(state.net, self.info.image_shape)

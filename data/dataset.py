@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from data.fault import find_fault, single
 from data.source import Source, center_cropped
 from data.tracing import unconverted
 
@@ -72,10 +73,16 @@ class Dataset:
 
         Returns:
             Normalized images, float32 [n, height, width, channels], and labels, int32 [n].
+
+        Raises:
+            DataError: one cannot be read.
         """
         source, numbers = self.evaluated(split), np.asarray(numbers, np.int64)
-        images = normalize(source.fetch(tf.constant(numbers)), self.mean, self.std)
-        return images.numpy(), source.labels[numbers]
+        try:
+            found = tf.function(source.fetch)(tf.constant(numbers))
+        except tf.errors.OpError as error:
+            raise find_fault(source, single(source), numbers) or error from error
+        return normalize(found, self.mean, self.std).numpy(), source.labels[numbers]
 
 
 def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -26,9 +26,9 @@ import tensorflow as tf
 from data.augment import check_order, format_augment, joined, source_crop, stream_name
 from data.augmentation import Augmentation, Draws, Seen
 from data.dataset import normalize
-from data.index import forget
+from data.fault import find_fault, single
 from data.order import balanced_numbers, example_numbers
-from data.source import DataError, Source, UndecodableError, on_host, without_tuning
+from data.source import DataError, Source, on_host, without_tuning
 from data.tracing import unconverted
 
 _PREFETCHED = 2  # Elements for each replica.
@@ -127,7 +127,7 @@ class TrainPipeline:
         if any(augmentation.pairs for augmentation in self.augmentations):
             _check_pairs(global_batch_size, shard)
         self._labels = on_host(source.labels)
-        self._single = _single(source)
+        self._single = single(source)
 
     def batches(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
         """The batches from `start_step` on, without an end, or those before `stop_step`.
@@ -213,7 +213,7 @@ class TrainPipeline:
 
         It decodes the batch on the host. Call it when an iterator over `batches` has raised.
         """
-        return _find_fault(self.source, self._single, self.numbers(step))
+        return find_fault(self.source, self._single, self.numbers(step))
 
 
 def _check_pairs(global_batch_size: int, shard: InputShard) -> None:
@@ -264,7 +264,7 @@ class EvalPipeline:
         self.on_device = on_device
         self._rows = shard.rows(global_batch_size)
         self._labels = on_host(source.labels)
-        self._single = _single(source)
+        self._single = single(source)
 
     @property
     def size(self) -> int:
@@ -307,7 +307,7 @@ class EvalPipeline:
         """As that of `TrainPipeline`, for the batch of that number, from 0."""
         start = batch_number * self.global_batch_size
         stop = min(start + self.global_batch_size, self.size)
-        return _find_fault(self.source, self._single, np.arange(start, stop))
+        return find_fault(self.source, self._single, np.arange(start, stop))
 
 
 @unconverted
@@ -349,29 +349,3 @@ def _fetch(
     images = source.fetch(numbers) if boxes is None else source.fetch(numbers, boxes)
     images = tf.ensure_shape(images, (*numbers.shape, *source.image_shape))
     return images, tf.gather(labels, numbers)
-
-
-def _single(source: Source) -> tf.types.experimental.PolymorphicFunction:
-    """`source.fetch` for one example at a time, ten times as fast as eager calls."""
-    return tf.function(source.fetch, input_signature=[tf.TensorSpec([1], tf.int64)])
-
-
-def _find_fault(source: Source, fetch, numbers: Iterable[int]) -> DataError | None:
-    """The error for the first of the numbers that `fetch`, a `_single`, cannot read."""
-    for number in numbers:
-        try:
-            fetch(tf.constant([number], tf.int64))
-        except tf.errors.ResourceExhaustedError:
-            return None
-        except tf.errors.NotFoundError:
-            why = "No such file or directory"
-        except tf.errors.PermissionDeniedError:
-            why = "Permission denied"
-        except tf.errors.OpError:
-            why = "its contents are damaged"
-        else:
-            continue
-        path = source.describe(int(number))
-        forget(path)
-        return UndecodableError(path, why)
-    return None

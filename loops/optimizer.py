@@ -1,7 +1,8 @@
 """From summed gradients to new weights: optimizers and weight decay.
 
-The update rules are Keras'. What Keras' optimizers do around a rule is done here instead: clipping
-must follow the sum over replicas, and weight decay must leave BatchNorm and biases out.
+The update rules are Keras' (Muon's was made to fit convolutions). What Keras' optimizers do around
+a rule is done here instead: clipping must follow the sum over replicas, and weight decay must leave
+BatchNorm and biases out.
 
 To add an optimizer, add a line to `OPTIMIZERS`.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from loops.muon import Muon
 from loops.tracing import with_autograph
 from loops.variables import named_variables, nest
 
@@ -53,7 +55,7 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adamax": OptimizerChoice(_keras.Adamax),
     "lamb": OptimizerChoice(_keras.Lamb),
     "lion": OptimizerChoice(_keras.Lion, 1e-4),
-    "muon": OptimizerChoice(_keras.Muon),
+    "muon": OptimizerChoice(Muon, 0.02, takes_momentum=True),
     "rmsprop": OptimizerChoice(_keras.RMSprop),
 }
 

@@ -54,7 +54,8 @@ class StepSettings:
         ema_decay: decay of the moving averages per update.
         lookahead_steps: number of updates after which the weights go back half of the way to where
             they were the last time (Zhang et al. 2019, "Lookahead Optimizer", algorithm 1, with
-            alpha 0.5); 0 for never.
+            alpha 0.5); 0 for never. They do so after the last update of the run, too.
+        total_steps: of the run; None if it is not known.
         auxiliary_weight: weight of each auxiliary head's loss, if the net returns more than its
             logits in training. The metrics are those of the net's own logits.
         seed: of what the net draws (dropout); None for a net that draws nothing and takes no seed.
@@ -76,6 +77,7 @@ class StepSettings:
     clip_norm: float = 0.0
     ema_decay: float = 0.0
     lookahead_steps: int = 0
+    total_steps: int | None = None
     auxiliary_weight: float = 0.0
     seed: int | None = None
     jit: bool = False

@@ -149,7 +149,10 @@ class StateUpdate:
                 slow.assign_add(0.5 * (weight - slow))
                 weight.assign(slow)
 
-        is_due = (self._iterations + 1) % self._settings.lookahead_steps == 0
+        done = self._iterations + 1
+        is_due = done % self._settings.lookahead_steps == 0
+        if self._settings.total_steps is not None:
+            is_due |= done == self._settings.total_steps
         self._if(is_due, go_back, [*self._slow, *self._weights])
 
     def _average(self) -> None:

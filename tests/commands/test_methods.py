@@ -1,10 +1,16 @@
 """Settings for short trainings, through the commands."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import data
+from commands import build, session
 from commands.checks import parse_train_sizes
+from commands.config import Config
 from commands.run import Run
 from commands.setting import ConfigError
+from nets.initialize import whiten
 from tests.commands.helpers import TINY, call, refused, tiny_net
 
 METHODS = (
@@ -44,12 +50,60 @@ def test_a_run_with_all_of_them(tmp_path):
         (("--train_sizes=5:0.5", "--sync_batch_norm", "--num_gpus=2"), "cannot be combined"),
         (("--whiten", "--init_from=keras"), "--init_from replaces what --whiten"),
         (("--whiten", "--net=inception_v2", "--image_size=64"), "does not begin with a convolut"),
+        (("--train_sizes=5:0.001",), "steps, none are left for 5 pixels"),
+        (("--lookahead_steps=999",), "--lookahead_steps=999 is more than the "),
         (("--tta=rotate",), "--tta"),
     ],
 )
 def test_what_is_refused(flags, line, tmp_path, capsys):
     assert line in refused(capsys, "train.py", *TINY, *flags, f"--run_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_state_and_the_updates_are_as_the_flags_say(one_replica):
+    """`--whiten`, `--identity`, `--bias_learning_rate` and `--train_sizes`."""
+    dataset = data.load("digits")
+    flags = {"whiten": True, "identity": True, "bias_learning_rate": 0.6, "epochs": 2.0}
+    config = Config(net="tiny", dataset="digits", train_sizes=("5:0.25", "7:0.5"), **flags)
+    config = build.resolve(config, dataset)
+    info = build.data_info(dataset)
+    _, learning_rate = build.make_plan(config, info.examples["train"])
+    examples = session.some_examples(dataset)
+    net = session.make_state(config, info, one_replica, learning_rate, examples=examples).net
+    expected = build.build_net(config, info)
+    whiten(expected, examples(10**6))
+    kernels = (each.stem.conv.conv.kernel for each in (net, expected))
+    np.testing.assert_allclose(*kernels)
+    ends = dataset.examples("train", [0, info.examples["train"] - 1])[0]
+    np.testing.assert_array_equal(examples(2), ends)
+    kernel = net.stage_1.conv.conv.kernel.numpy()
+    np.testing.assert_array_equal(kernel[1, 1, :, :8], np.eye(8))
+    settings = session.step_settings(config, info, dataset.splits["train"].labels, net)
+    # The peak rate is 0.2. Scales and kernels have it; offsets of BatchNorm and biases another.
+    names = [variable.name for variable in net.trainable_variables]
+    assert dict(zip(names, settings.rate_multipliers, strict=True)) == pytest.approx(
+        {"kernel": 1, "gamma": 1, "beta": 3, "bias": 3}
+    )
+    steps = settings.total_steps
+    assert settings.sizes == ((round(steps / 4), 5), (round(steps / 2), 7))
+
+
+def test_a_damaged_image_ends_a_whitened_run_in_one_line(tmp_path, capsys):
+    for number, split in enumerate(("train", "train", "test")):
+        for label in ("a", "b"):
+            path = tmp_path / "data" / split / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (50 * number, 100, 20)).save(path)
+    damaged = tmp_path / "data" / "train" / "b" / "1.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) - 30])
+    flags = ("--net=tiny", "--dataset=folder", f"--data_dir={tmp_path / 'data'}", "--image_size=8")
+    run = f"--run_dir={tmp_path / 'run'}"
+    line = refused(
+        capsys, "train.py", *flags, "--whiten", "--batch_size=2", "--device=cpu", run,
+        "--val_fraction=0",
+    )  # fmt: skip
+    assert str(damaged) in line
 
 
 def test_sizes_are_parsed():

@@ -86,14 +86,50 @@ def own_weights(name, strategy, steps, rate=RATE, **settings):
     return [variable.numpy() for variable in net.trainable_variables]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])
 def test_updates_are_those_of_keras(name, one_replica):
     assert_close(own_weights(name, one_replica, 5), keras_weights(name, 5))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "muon", "rmsprop"])
+def test_muon_makes_updates_of_convolutions_orthogonal(one_replica):
+    """And follows Adam with a tenth of the rate in everything else, dense kernels included."""
+    start, slow = make_net(), LearningRate("constant", peak=0.005, total_steps=8)
+    rate = LearningRate("constant", peak=0.05, total_steps=8)
+    after = own_weights("muon", one_replica, 1, rate)
+    kernel = start.trainable_variables[0].numpy().reshape(-1, 3)
+    (gradient, *_) = gradients(start, 0)
+    left, _, right = np.linalg.svd(gradient.numpy().reshape(-1, 3), full_matrices=False)
+    factors = left.T @ (kernel - after[0].reshape(-1, 3)) @ right.T
+    # Five steps of Newton and Schulz leave singular values between about 0.7 and 1.2.
+    scaled = factors / (0.05 * 0.2 * np.sqrt(18))
+    np.testing.assert_allclose(np.diag(scaled), 1, atol=0.35)
+    np.testing.assert_allclose(scaled - np.diag(np.diag(scaled)), 0, atol=1e-3)
+    assert_close(after[1:], own_weights("adam", one_replica, 1, slow)[1:])
+
+
+def test_muon_has_the_momentum_of_nesterov(one_replica):
+    net = make_net()
+    optimizer = make_optimizer("muon", net, 0.0, momentum=0.5)
+    kernel, first, second = net.trainable_variables[0], *(gradients(net, i)[0] for i in (0, 1))
+    for gradient in (first, second):
+        optimizer.update_step(gradient, kernel, 0.1)
+    before = kernel.numpy()
+    optimizer.update_step(tf.zeros_like(first), kernel, 0.1)
+    # m = 0.5 * (0.5 * first + second), and what is made orthogonal is 0.5 * m.
+    wanted = (0.5 * first + second).numpy().reshape(-1, 3)
+    left, _, right = np.linalg.svd(wanted, full_matrices=False)
+    factors = left.T @ (before - kernel.numpy()).reshape(-1, 3) @ right.T
+    assert np.all(np.diag(factors) > 0)
+    np.testing.assert_allclose(factors - np.diag(np.diag(factors)), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "rmsprop"])
 def test_updates_are_those_of_keras_on_two_replicas(name, two_replicas):
     assert_close(own_weights(name, two_replicas, 5), keras_weights(name, 5))
+
+
+def test_muon_is_the_same_on_two_replicas(one_replica, two_replicas):
+    assert_close(own_weights("muon", two_replicas, 3), own_weights("muon", one_replica, 3))
 
 
 def test_every_optimizer_of_keras_is_supported_or_refused():
@@ -146,11 +182,13 @@ def test_an_unknown_optimizer_lists_the_known_ones():
 
 
 def test_defaults():
-    """Of those whose results the documentation reports; momentum is for SGD alone."""
+    """Of those whose results the documentation reports; momentum is for SGD and Muon alone."""
     sgd, adamw = find_optimizer("sgd"), find_optimizer("adamw")
     assert (sgd.learning_rate, sgd.weight_decay, sgd.decoupled) == (0.2, 5e-4, False)
     assert (adamw.learning_rate, adamw.weight_decay, adamw.decoupled) == (1e-3, 0.05, True)
-    assert [name for name, choice in OPTIMIZERS.items() if choice.takes_momentum] == ["sgd"]
+    assert [name for name, choice in OPTIMIZERS.items() if choice.takes_momentum] == [
+        *("sgd", "muon")
+    ]
     net = make_net()
     assert make_optimizer("sgd", net, RATE, momentum=0.5).momentum == 0.5
     assert not make_optimizer("sgd", net, RATE, momentum=0.0).nesterov

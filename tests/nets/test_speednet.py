@@ -4,8 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 import nets
+from nets.batch_norm import BatchNorm, BatchNormDefaults, batch_norm_defaults
 from nets.speednet import gelu
 from nets.table import trace
+from tests.nets.helpers import layers
 
 
 def test_shapes_and_parameters():
@@ -18,6 +20,26 @@ def test_shapes_and_parameters():
     weights = sum(v.numpy().size for v in net.trainable_variables)
     convolutions = 24 * 12 + 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     assert weights == convolutions + 2 * 2 * (64 + 256 + 256) + 2560
+
+
+def test_a_block_is_that_of_the_paper():
+    """Convolution, pooling, BatchNorm and GELU; convolution, BatchNorm and GELU. Listing 1."""
+    net = nets.build("speednet", num_classes=10, image_shape=(32, 32, 3))
+    x = tf.random.stateless_normal((4, 7, 7, 24), (0, 0))
+    first, second = (v for v in net.stage_1.trainable_variables if len(v.shape) == 4)
+    norm, _ = layers(net.stage_1, BatchNorm)
+    pooled = tf.nn.max_pool2d(tf.nn.conv2d(x, first, 1, "SAME"), 2, 2, "VALID")
+    y = pooled
+    for last in (False, True):
+        if last:
+            y = tf.nn.conv2d(y, second, 1, "SAME")
+        mean, variance = tf.nn.moments(y, (0, 1, 2))
+        y = tf.nn.gelu((y - mean) / tf.sqrt(variance + 1e-12))
+    # Called as a part of its net, whose settings its BatchNorm has.
+    with batch_norm_defaults(BatchNormDefaults(net.batch_norm_momentum, net.batch_norm_epsilon)):
+        np.testing.assert_allclose(net.stage_1(x, training=True), y, atol=1e-4)
+    mean = tf.reduce_mean(pooled, (0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, 0.4 * mean, atol=1e-5)
 
 
 def test_logits_are_scaled():
