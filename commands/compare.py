@@ -34,7 +34,6 @@ _FORMATS = {
     "markdown": as_markdown,
     "csv": as_csv,
     "json": as_json,
-    "results": lambda comparison: as_results(comparison.groups),
 }
 _MOST_IMAGES = 60
 
@@ -54,7 +53,10 @@ def compare(options: CompareOptions) -> Comparison:
         _draw_examples(comparison, examples, options.data_dir)
     if chart:
         _draw_curves(comparison, chart)
-    write(f"{_FORMATS[options.format](comparison)}\n")
+    if options.format == "results":  # Of the records, each of which must be whole.
+        write(f"{as_results(options.runs)}\n")
+    else:
+        write(f"{_FORMATS[options.format](comparison)}\n")
     if options.format == "csv":  # Which has no place for remarks.
         for remark in [*comparison.notes, *comparison.sentences]:
             Terminal(sys.stderr).line(remark)

@@ -2,27 +2,31 @@
 
     python compare.py results --format=results > RESULTS.md
 
-A recipe is a directory of runs that differ in their seed alone. What others have published, and
-what a fingerprint of the data stands for, is in `recipes/published.toml`.
+What others have published, and what a fingerprint of the data stands for, is in
+`recipes/published.toml`.
 """
 
+import dataclasses
+import os
 import pathlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from commands import build
-from commands.comparison import Entry, Group
+from commands.records import RECIPES, Record, read_record, record_directories
+from commands.saved_config import SavedConfig
 from commands.setting import ConfigError
 from loops.errors import printable
-from loops.records.run import TIMES, read_json
-from nets.table import trace
+from loops.records.run import CONFIG
+from nets.table import NetSummary, trace
 
-PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "recipes" / "published.toml"
+PUBLISHED = RECIPES / "published.toml"
+_SECONDS = ("start", "training", "evaluation", "pictures")
 _HEADER = (
     *("recipe", "data", "parameters", "multiply-adds", "epochs", "test accuracy", "n", "published"),
-    *("seconds: start, training, evaluation", "machine", "versions, commit"),
+    *(f"seconds: {', '.join(_SECONDS)}", "machine", "versions, commit"),
 )
 
 
@@ -35,10 +39,13 @@ python compare.py results --format=results > RESULTS.md
 ```
 
 A row is a recipe, `python train.py --flagfile=recipes/NAME.txt`; `python recipes/rerun.py NAME`
-says whether it still holds. Accuracy is that on the test split, scored once, at the end; with n > 1
-the mean of n seeds and their standard deviation. Seconds are those of a run: from the command to
-the first step, of training, and of evaluation. What others have published is not of this data if
-the data is a JPEG copy, CIFAR-10 whose images were compressed as JPEG, which costs accuracy.
+trains it again and says whether it still holds. Accuracy is that on the test split, scored once, at
+the end; with n > 1 the mean of n seeds and their standard deviation. Seconds are means of the same
+runs: from the command to the end of the first step, of training, of evaluation, and of the
+predictions and pictures at the end (-: not counted). Of seeds that one process has trained one
+after the other (`--seeds`), only the first waits for the import of TensorFlow and for the data.
+What others have published is not of this data if the data is a JPEG copy, CIFAR-10 whose images
+were compressed as JPEG, which costs accuracy.
 
 {table}"""
 
@@ -52,73 +59,90 @@ def read_published(path: pathlib.Path | None = None) -> dict:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def as_results(groups: Sequence[Group]) -> str:
-    """The page in Markdown.
+def as_results(paths: Iterable[str | os.PathLike]) -> str:
+    """The page in Markdown, of the records at or below some paths.
 
     Raises:
-        ConfigError: a run is in no directory of a recipe, or runs of one differ in more than the
-            seed.
+        ConfigError, data.DataError, nets.NetError, RunError: a record is incomplete, damaged, not
+            of its recipe, of other data than the recipe's others, or of a net that has changed.
     """
     known = read_published()
-    by_recipe: dict[str, Group] = {}
-    for group in groups:
-        for entry in group.finished:
-            recipe = recipe_of(entry)
-            if by_recipe.setdefault(recipe, group) is not group:
-                raise ConfigError(
-                    f"the runs in {entry.run.path.parent} differ in more than their seed; a recipe "
-                    "is one directory"
-                )
-    rows = [_row(recipe, by_recipe[recipe], known) for recipe in sorted(by_recipe)]
+    recipes: dict[pathlib.Path, list[Record]] = {}
+    for path in record_directories(paths):
+        recipes.setdefault(path.parent, []).append(read_record(path))
+    rows = [_row(records, known) for records in sorted(recipes.values(), key=lambda r: r[0].recipe)]
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (_HEADER, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     table = "\n".join([lines[0], "|" + "---|" * len(_HEADER), *lines[1:]])
     return _PAGE.format(table=table)
 
 
-def recipe_of(entry: Entry) -> str:
-    """The recipe of a run: the name of the directory that it is in."""
-    return printable(entry.run.path.parent.name)
-
-
-def _row(recipe: str, group: Group, known: Mapping) -> list[str]:
-    saved = group.saved
-    config, info = saved.settings, saved.data
-    values = 100 * group.figure("top_1_accuracy")
+def _row(records: Sequence[Record], known: Mapping) -> list[str]:
+    run, recipe = records[0].run, records[0].recipe
+    stages = _check_same_net(records).rows
+    values = 100 * np.array([record.accuracy for record in records])
     accuracy = f"{values.mean():.2f}%" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
     other = known.get("recipes", {}).get(recipe, {})
-    theirs = f"{other['accuracy']}%, {other['source']}" if "accuracy" in other else "-"
-    data = known.get("data", {}).get(info.fingerprints["test"], info.name)
-    costs = [read_json(path) for path in _times(group)]
-    stages = trace(build.build_net(config, info), info.image_shape).rows
     return [
-        f"`{recipe}`",
-        data,
+        f"`{printable(recipe)}`",
+        known.get("data", {}).get(run.data.fingerprints["test"], run.data.name),
         f"{sum(stage.trainable for stage in stages):,}",
         f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
-        f"{config.epochs:g}",
+        f"{run.config.epochs:g}",
         accuracy,
         str(len(values)),
-        theirs,
-        ", ".join(_mean(costs, name) for name in ("start", "training", "evaluation")),
-        _joined(cost["machine"] for cost in costs),
-        _joined(f"{_versions(saved)}, {cost['commit']}" for cost in costs),
+        f"{other['accuracy']}%, {other['source']}" if "accuracy" in other else "-",
+        _seconds(records),
+        _joined(record.cost.machine for record in records),
+        _joined(versions for record in records for versions in _versions(record)),
     ]
 
 
-def _times(group: Group) -> list[pathlib.Path]:
-    paths = (entry.run.path / TIMES for entry in group.finished)
-    return [path for path in paths if path.exists()]
+def _check_same_net(records: Sequence[Record]) -> NetSummary:
+    """Checks that records of a recipe are of the same data, and of the net as it is today.
+
+    Returns:
+        The trace of the net.
+    """
+    first = records[0].run
+    for record in records:
+        if _besides_seed(record.run.saved) != _besides_seed(first.saved):
+            raise ConfigError(f"{record.run.path / CONFIG} is of other data than {first.path}")
+    summary = trace(build.build_net(first.config, first.data), first.data.image_shape)
+    for record in records:
+        for code in record.run.saved.code:
+            if code.net != summary.fingerprint:
+                raise ConfigError(
+                    f"{record.run.path / CONFIG}: the operations of {first.config.net} have "
+                    f"changed (fingerprint {summary.fingerprint}, was {code.net})"
+                )
+    return summary
 
 
-def _mean(costs: Sequence[Mapping], name: str) -> str:
-    return f"{np.mean([cost['seconds'][name] for cost in costs]):,.0f}" if costs else "-"
+def _besides_seed(saved: SavedConfig) -> SavedConfig:
+    settings = dataclasses.replace(saved.settings, seed=0)
+    return dataclasses.replace(saved, settings=settings, code=())
 
 
-def _joined(texts) -> str:
-    return "; ".join(dict.fromkeys(texts)) or "-"
+def _seconds(records: Sequence[Record]) -> str:
+    """The mean seconds by kind of work, and how often the runs were resumed."""
+    costs = [record.cost for record in records]
+    parts = []
+    for name in _SECONDS:
+        values = [getattr(cost.seconds, name) for cost in costs]
+        parts.append("-" if None in values else f"{np.mean(values):,.0f}")
+    resumed = sum(cost.processes - 1 for cost in costs)
+    note = f"; resumed {resumed} time{'s' * (resumed > 1)}" if resumed else ""
+    return ", ".join(parts) + note
 
 
-def _versions(saved) -> str:
-    versions = saved.code[-1].versions
-    return f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}"
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _versions(record: Record) -> list[str]:
+    return [
+        f"TensorFlow {code.versions['tensorflow']}, Keras {code.versions['keras']}, "
+        f"{record.cost.commit}"
+        for code in record.run.saved.code
+    ]

@@ -326,7 +326,7 @@ class _Job:
             variants=build.variants(config.tta),
             say=terminal.line,
         ).run()
-        self._write_result(outcome, state)
+        self._write_result(outcome, state, times)
 
     def _eval_splits(self) -> dict[str, data.EvalPipeline]:
         # With the batch size of the run, which a command may not change.
@@ -379,7 +379,7 @@ class _Job:
         on = "1 replica" if replicas == 1 else f"{replicas} replicas"
         self.terminal.line(f"run    {self.run_dir}, {how}, {steps} on {on}")
 
-    def _write_result(self, outcome: Outcome, state: TrainState) -> None:
+    def _write_result(self, outcome: Outcome, state: TrainState, times: Times) -> None:
         result = {
             "split": "test",
             **outcome.scores.as_dict(self.info.class_names),
@@ -391,6 +391,7 @@ class _Job:
             write_predictions(self.run_dir, outcome.scores.predictions)
             self._draw(state, outcome)  # Before the run is finished.
             write_json(self.run_dir / RESULT, result)
+            times.finish()
         if not self.workers.barrier() and not (self.run_dir / RESULT).exists():
             raise RunError("the chief stopped before it wrote the result; start all workers again")
         if self.workers.is_chief:

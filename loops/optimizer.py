@@ -55,7 +55,7 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adamax": OptimizerChoice(_keras.Adamax),
     "lamb": OptimizerChoice(_keras.Lamb),
     "lion": OptimizerChoice(_keras.Lion, 1e-4),
-    "muon": OptimizerChoice(Muon, 0.02, takes_momentum=True),
+    "muon": OptimizerChoice(Muon, 0.05, takes_momentum=True),
     "rmsprop": OptimizerChoice(_keras.RMSprop),
 }
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from nets.frozen_norm import FrozenNormInception10
 from nets.inception10 import (
     FactorizedBlock,
-    FrozenNormInception10,
     Inception10,
     InceptionBlock,
     ResidualInceptionBlock,

@@ -130,16 +130,3 @@ class Inception10(Net):
         self.head = Head(num_classes)
         stages = tuple(f"stage_{i}" for i in range(1, len(filters) + 1))
         self.stage_names = ("stem", *stages, "head")
-
-
-class FrozenNormInception10(Inception10):
-    """Inception10 whose BatchNorm never normalizes: it runs in evaluation mode in training, too.
-
-    Its moving statistics stay at mean 0 and variance 1, so all that remains is a scale and an
-    offset for each channel. That is what `training=False`, passed to a BatchNorm of Keras by
-    mistake, does; compared with `inception10` it shows what BatchNorm is worth.
-    """
-
-    def run_stages(self, images, *, training):
-        del training
-        return super().run_stages(images, training=False)

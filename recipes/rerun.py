@@ -1,77 +1,201 @@
 """Trains recipes again, and says which recorded results still hold.
 
-    python recipes/rerun.py digits --seeds=0,1,2,3,4 --record
     python recipes/rerun.py digits              # does it still hold?
     python recipes/rerun.py                     # all that are recorded and marked as quick
+    python recipes/rerun.py digits --seeds=0,1,2,3,4 --record
+    python recipes/rerun.py digits --from=runs/recipes --record      # without training
 
-Each recipe is trained with the seeds of its records in results/, or with `--seeds`, in
-runs/recipes. A run that was stopped is resumed there, and one that is finished is not trained
-again. `--record` copies the small files of the runs to results/, in place of what is there. Without
-it, a row holds if its new mean is no further from the recorded one than the seeds explain (Welch's
-t test at 1%; for a single seed, one point).
+Each recipe is trained with the seeds of its records in results/, or with `--seeds`, each in a
+process of its own, in runs/recipes/COMMIT/RECIPE; uncommitted changes of tracked files are part of
+COMMIT. A run that was stopped is resumed there, and one that is finished is not trained again.
+`--from` takes the runs in another directory as they are.
+
+A row holds if its mean is no further from the recorded one than the seeds explain (Welch's t test
+at 1%; for a single seed, one point), and at most one point lower. Otherwise it differs: it is
+better, or has FAILED. The exit status is 0 only if all hold.
+
+`--record` copies the small files of the runs to results/, in place of what is there. They must be
+finished, of the recipe as it is, and trained from committed code.
 """
 
 import argparse
+import hashlib
+import math
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from commands.command_line import quiet  # noqa: E402
+from commands.command_line import fail, quiet  # noqa: E402
 
 with quiet():
     import numpy as np
 
-    from commands import statistics
+    from commands import records, statistics
+    from commands.provenance import commit
+    from commands.records import Record
     from commands.results import read_published
-    from loops.records.run import CONFIG, METRICS, RESULT, TIMES, read_json
+    from commands.setting import ConfigError
+    from data import DataError
+    from loops.errors import RunError
+    from loops.records.run import RESULT
+    from nets import NetError
 
 RECORDS, RUNS = ROOT / "results", ROOT / "runs" / "recipes"
-LEVEL, SINGLE = 0.01, 0.01  # Of the test; of the accuracy of a single seed.
+LEVEL, POINT = 0.01, 0.01  # Of the test; of accuracy.
+STOPPED = (130, 143)  # Exit codes after SIGINT and SIGTERM.
 
 
-def accuracies(directory: pathlib.Path, seeds) -> np.ndarray:
-    """Test accuracies in [0, 1] of the runs of a recipe."""
-    paths = [directory / f"seed_{seed}" / RESULT for seed in seeds]
-    return np.array([read_json(path)["top_1_accuracy"] for path in paths])
+def seeds_in(directory: pathlib.Path) -> list[int]:
+    """The seeds of a recipe whose runs or records are in a directory."""
+    found = (re.fullmatch(r"seed_(\d+)", path.name) for path in directory.glob("seed_*"))
+    return sorted(int(match[1]) for match in found if match)
 
 
-def recorded_seeds(recipe: str) -> list[int]:
-    """The seeds of a recipe that have records."""
-    found = (RECORDS / recipe).glob(f"seed_*/{RESULT}")
-    return sorted(int(path.parent.name.removeprefix("seed_")) for path in found)
+def read(directory: pathlib.Path, seeds: list[int]) -> list[Record]:
+    """The records in a directory of a recipe; raises as `records.read_record`."""
+    return [records.read_record(directory / f"seed_{seed}") for seed in seeds]
 
 
-def train(recipe: str, seeds: list[int]) -> None:
-    """Trains a recipe, or resumes it; ends the program if that fails."""
-    flags = [f"--flagfile={ROOT / 'recipes' / f'{recipe}.txt'}", f"--run_dir={RUNS / recipe}"]
-    seeds_flag = f"--seeds={','.join(map(str, seeds))}"
-    done = subprocess.run([sys.executable, ROOT / "train.py", *flags, seeds_flag], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+def runs_of_this_code() -> pathlib.Path:
+    """The directory of runs that are trained from the code as it is."""
+    name = commit()
+    if name.endswith("-dirty"):
+        diff = subprocess.run(["git", "-C", ROOT, "diff", "HEAD"], capture_output=True, check=True)
+        name += f"-{hashlib.sha256(diff.stdout).hexdigest()[:6]}"
+    return RUNS / name
 
 
-def record(recipe: str, seeds: list[int]) -> None:
-    """Copies the small files of the runs of a recipe to the records."""
-    shutil.rmtree(RECORDS / recipe, ignore_errors=True)
-    for seed in seeds:
-        target = RECORDS / recipe / f"seed_{seed}"
-        target.mkdir(parents=True)
-        for name in (CONFIG, METRICS, RESULT, TIMES):
-            shutil.copy(RUNS / recipe / f"seed_{seed}" / name, target / name)
+def train(recipe: str, seed: int, directory: pathlib.Path) -> None:
+    """Trains a seed of a recipe, or resumes it; raises RunError if that fails."""
+    flags = [f"--flagfile=recipes/{recipe}.txt", f"--seed={seed}"]
+    # With paths from the root, so that records have none of this machine.
+    run_dir = f"--run_dir={directory.relative_to(ROOT)}/seed_{seed}"
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Let the run save, and end with it.
+    try:
+        command = [sys.executable, "train.py", *flags, run_dir]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code in STOPPED:
+        sys.exit(code)
+    if code:
+        raise RunError(f"training seed {seed} ended with exit code {code}")
 
 
-def verdict(before: np.ndarray, now: np.ndarray) -> tuple[bool, str]:
-    """Whether accuracies are those of before, and a line about it."""
+def record(recipe: str, found: list[Record]) -> str:
+    """Copies the small files of runs to the records of a recipe, in place of what is there.
+
+    Returns:
+        What is to be said.
+
+    Raises:
+        ConfigError: one was trained from code that is in no commit.
+    """
+    for run in found:
+        if "-dirty" in run.cost.commit or "unknown" in run.cost.commit:
+            raise ConfigError(
+                f"{run.run.path} was trained from code that is in no commit ({run.cost.commit})"
+            )
+    target = RECORDS / recipe
+    new, old = (target.with_name(f".{recipe}.{name}") for name in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    for run in found:
+        copy = new / run.run.path.name
+        copy.mkdir(parents=True)
+        for name in records.FILES:
+            shutil.copy(run.run.path / name, copy / name)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return f"recorded, {described(found)}"
+
+
+def verdict(before: np.ndarray, now: np.ndarray) -> str:
+    """What is to be said of accuracies in [0, 1], each float [seeds], beside those of before.
+
+    Returns:
+        "holds", "differs: better" or "FAILED: worse".
+    """
+    difference = now.mean() - before.mean()
     if min(len(before), len(now)) > 1:
-        holds = not statistics.welch(now, before, 1 - LEVEL).p_value < LEVEL
+        estimate = statistics.welch(before, now, 1 - LEVEL)
+        # Without any spread, there is no test.
+        holds = estimate.p_value >= LEVEL or (
+            math.isnan(estimate.p_value) and estimate.difference == 0
+        )
     else:
-        holds = abs(now.mean() - before.mean()) <= SINGLE
-    means = (f"{x.mean():.2%} (n = {len(x)})" for x in (now, before))
-    return holds, "{}, recorded {}".format(*means)
+        holds = abs(difference) <= POINT
+    if holds and difference >= -POINT:  # Few seeds explain much.
+        return "holds"
+    return "differs: better" if difference > 0 else "FAILED: worse"
+
+
+def described(found: list[Record]) -> str:
+    """The mean accuracy and the mean seconds of some runs."""
+    accuracy = np.mean([run.accuracy for run in found])
+    seconds = np.mean([run.cost.seconds.total for run in found])
+    return f"{accuracy:.2%} in {seconds:,.0f} s (n = {len(found)})"
+
+
+def rerun(recipe: str, args: argparse.Namespace, to_record: dict[str, list[Record]]) -> str:
+    """Trains a recipe, and compares it, or adds it to what is to be recorded.
+
+    Returns:
+        What is to be said.
+
+    Raises:
+        ConfigError, DataError, NetError, RunError, OSError: it cannot be done.
+    """
+    recorded = seeds_in(RECORDS / recipe)
+    directory = (args.source or runs_of_this_code()) / recipe
+    seeds = args.seeds or (seeds_in(directory) if args.source else recorded)
+    if not seeds:
+        raise ConfigError(f"there are no runs in {directory if args.source else RECORDS / recipe}")
+    if args.record and not args.source and commit().endswith("-dirty"):
+        raise ConfigError("--record: there are changes that are in no commit")
+    known = sum((directory / f"seed_{seed}" / RESULT).exists() for seed in seeds)
+    if not args.source:
+        for seed in seeds:
+            train(recipe, seed, directory)
+    now = read(directory, seeds)
+    for run in now:
+        if not args.source and not directory.parent.name.startswith(run.cost.commit):
+            raise RunError(f"the code has changed: {run.run.path} is of {run.cost.commit}")
+    if args.record:
+        to_record[recipe] = now
+        return f"complete, {described(now)}"
+    if not recorded:
+        return f"not recorded, {described(now)}"
+    before = read(RECORDS / recipe, recorded)
+    word = verdict(*(np.array([run.accuracy for run in group]) for group in (before, now)))
+    note = f"; {known} of {len(seeds)} trained before" if known else ""
+    return f"{word}, {described(now)}; recorded {described(before)}{note}"
+
+
+def say(recipe: str, function: Callable[..., str], *args) -> bool:
+    """Prints what a function returns, or why it cannot; returns whether all is well."""
+    try:
+        text = function(*args)
+    except (ConfigError, DataError, NetError, RunError, OSError) as error:
+        text = f"FAILED: {error}"
+    print(f"{recipe}: {text}", flush=True)
+    return not text.startswith(("differs", "FAILED"))
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = text.split(",")
+    if not all(re.fullmatch(r"[0-9]{1,9}", seed) for seed in seeds) or len({*seeds}) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different seeds as in 0,1,2")
+    return [int(seed) for seed in seeds]
 
 
 def main() -> None:
@@ -79,34 +203,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.error = fail  # One line.
     parser.add_argument("recipes", nargs="*", help="names; default: the quick ones")
-    parser.add_argument("--seeds", help="such as 0,1,2; default: those that are recorded")
+    parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2; default: those recorded")
     parser.add_argument("--record", action="store_true", help="keep the results as records")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=pathlib.Path,
+        metavar="DIRECTORY",
+        help="take the runs in DIRECTORY/RECIPE/seed_SEED instead of training; by default all",
+    )
     args = parser.parse_args()
-    known = sorted(path.stem for path in (ROOT / "recipes").glob("*.txt"))
-    if unknown := [name for name in args.recipes if name not in known]:
-        parser.error(f"there is no recipe {unknown[0]}; known: {', '.join(known)}")
-    settings = read_published()["recipes"]
-    quick = [x for x in known if settings.get(x, {}).get("quick") and recorded_seeds(x)]
-    failed = []
-    for recipe in args.recipes or quick:
-        seeds = [int(x) for x in args.seeds.split(",")] if args.seeds else recorded_seeds(recipe)
-        if not seeds:
-            parser.error(f"{recipe} has no records in {RECORDS}; give --seeds")
-        train(recipe, seeds)
-        if args.record:
-            record(recipe, seeds)
-            continue
-        before = recorded_seeds(recipe)
-        if not before:
-            print(f"{recipe}: not recorded")
-            continue
-        holds, text = verdict(
-            accuracies(RECORDS / recipe, before), accuracies(RUNS / recipe, seeds)
-        )
-        print(f"{'holds ' if holds else 'FAILED'} {recipe}: {text}", flush=True)
-        failed += [] if holds else [recipe]
-    sys.exit(bool(failed))
+    names = records.recipe_names()
+    if unknown := [name for name in args.recipes if name not in names]:
+        parser.error(f"there is no recipe {unknown[0]}; known: {', '.join(names)}")
+    try:
+        published = read_published()["recipes"]
+    except ConfigError as error:
+        parser.error(str(error))
+    quick = [x for x in names if published.get(x, {}).get("quick") and seeds_in(RECORDS / x)]
+    to_record: dict[str, list[Record]] = {}
+    well = [say(recipe, rerun, recipe, args, to_record) for recipe in args.recipes or quick]
+    # Last, since a changed record is a change of the code's commit.
+    well += [say(recipe, record, recipe, found) for recipe, found in to_record.items()]
+    sys.exit(not all(well))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""The flag files of recipes, and what is said of results that were measured again."""
+"""The flag files of recipes, their records, and what is said when they are trained again."""
 
 import pathlib
+import types
 
 import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from commands import build, flags
+from commands import build, flags, records
 from commands.options import TrainOptions
+from commands.records import Cost, Record, Seconds
+from commands.setting import ConfigError
+from loops.errors import RunError
+from loops.records.run import read_json
 from recipes import rerun
+from tests.commands.helpers import contents
 
 RECIPES = sorted(pathlib.Path(rerun.__file__).parent.glob("*.txt"))
 
@@ -21,24 +27,224 @@ def test_the_flags_of_recipes_are_accepted(path):
     assert options.config != TrainOptions().config
 
 
-def test_a_result_holds_if_seeds_explain_the_difference():
-    before = np.array([0.900, 0.902, 0.904])
-    holds, text = rerun.verdict(before, before + 0.001)
-    assert holds
-    assert text == "90.30% (n = 3), recorded 90.20% (n = 3)"
-    assert not rerun.verdict(before, before - 0.02)[0]
-    assert rerun.verdict(before[:1], before[:1] + 0.009)[0]
-    assert not rerun.verdict(before[:1], before[:1] - 0.011)[0]
+def test_bases_of_others_are_no_recipes():
+    names = records.recipe_names()
+    assert {"digits", "degradation_plain20", "tutorial_inception10_frozen"} <= {*names}
+    assert not {"degradation", "inception_ideas"} & {*names}
 
 
-def test_quick_recipes_without_records_are_left_out(monkeypatch, capsys):
-    trained = []
-    monkeypatch.setattr(rerun, "train", lambda recipe, seeds: trained.append((recipe, seeds)))
-    monkeypatch.setattr(rerun, "recorded_seeds", lambda recipe: [0, 2] * (recipe == "digits"))
-    monkeypatch.setattr(rerun, "accuracies", lambda directory, seeds: np.array([0.9, 0.91]))
-    monkeypatch.setattr(rerun.sys, "argv", ["rerun.py"])
-    with pytest.raises(SystemExit) as caught:
-        rerun.main()
-    assert caught.value.code == 0
-    assert trained == [("digits", [0, 2])]
-    assert capsys.readouterr().out.startswith("holds  digits: 90.50% (n = 2)")
+@pytest.mark.parametrize(
+    "path", sorted((rerun.RECORDS).glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_records_are_those_of_their_recipes(path):
+    assert records.read_record(path).accuracy == read_json(path / "result.json")["top_1_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ([90.0, 90.2, 90.4], [90.1, 90.3, 90.5], "holds"),
+        ([90.0, 90.2, 90.4], [88.0, 88.2, 88.4], "FAILED: worse"),
+        ([90.0, 90.2, 90.4], [92.0, 92.2, 92.4], "differs: better"),
+        # Welch: p is 0.14. Yet 3 points are too much.
+        ([90.0, 92.0, 94.0], [87.0, 89.0, 91.0], "FAILED: worse"),
+        ([90.0, 92.0, 94.0], [93.0, 95.0, 97.0], "holds"),
+        # Without any spread.
+        ([90.0, 90.0], [90.0, 90.0, 90.0], "holds"),
+        ([90.0, 90.0], [89.9, 89.9], "FAILED: worse"),
+        ([90.0, 90.0], [90.1, 90.1], "differs: better"),
+        # Single seeds.
+        ([90.0], [90.9], "holds"),
+        ([90.0], [89.1], "holds"),
+        ([90.0], [88.9], "FAILED: worse"),
+        ([90.0], [91.1], "differs: better"),
+        ([90.0, 90.2, 90.4], [91.3], "differs: better"),
+    ],
+)
+def test_what_is_said_of_a_result(before, now, said):
+    assert rerun.verdict(np.array(before) / 100, np.array(now) / 100) == said
+
+
+def run(seed, accuracy, seconds, commit="abc", path=None):
+    cost = Cost(
+        seconds=Seconds(start=2.0, training=seconds - 5, evaluation=3.0, pictures=9.0),
+        processes=1,
+        machine="m",
+        commit=commit,
+    )
+    run = types.SimpleNamespace(path=path or pathlib.Path(f"seed_{seed}"))
+    return Record(run=run, result={"top_1_accuracy": accuracy}, cost=cost)
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """Recipes of which no net is trained: what is trained, and records by directory and seed."""
+    world = types.SimpleNamespace(trained=[], accuracy=0.5, root=tmp_path)
+    for seed in (0, 2):
+        (tmp_path / "results" / "digits" / f"seed_{seed}").mkdir(parents=True)
+
+    def train(recipe, seed, directory):
+        if recipe == "resnet20":
+            raise RunError("training ended with exit code 2")
+        world.trained.append((recipe, seed, str(directory.relative_to(tmp_path))))
+
+    def read(directory, seeds):
+        is_record = directory.parent == tmp_path / "results"
+        values = (0.5, 20.0) if is_record else (world.accuracy, 30.0)
+        return [run(seed, values[0] + 0.001 * seed, values[1] + seed) for seed in seeds]
+
+    monkeypatch.setattr(rerun, "train", train)
+    monkeypatch.setattr(rerun, "read", read)
+    monkeypatch.setattr(rerun, "commit", lambda: "abc")
+    monkeypatch.setattr(rerun, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(rerun, "RECORDS", tmp_path / "results")
+
+    def main(*args):
+        monkeypatch.setattr(rerun.sys, "argv", ["rerun.py", *args])
+        with pytest.raises(SystemExit) as caught:
+            rerun.main()
+        return caught.value.code
+
+    world.main = main
+    return world
+
+
+def test_recorded_recipes_are_trained_for_this_commit(world, capsys):
+    assert world.main() == 0
+    assert world.trained == [("digits", 0, "runs/abc/digits"), ("digits", 2, "runs/abc/digits")]
+    assert capsys.readouterr().out == (
+        "digits: holds, 50.10% in 31 s (n = 2); recorded 50.10% in 21 s (n = 2)\n"
+    )
+
+
+def test_a_finished_run_is_said_to_be_from_before(world, capsys):
+    path = world.root / "runs" / "abc" / "digits" / "seed_2"
+    path.mkdir(parents=True)
+    (path / "result.json").touch()
+    assert world.main() == 0
+    assert capsys.readouterr().out.endswith("; 1 of 2 trained before\n")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"), [(0.4, "FAILED: worse, "), (0.6, "differs: better, ")]
+)
+def test_the_exit_status_is_1_if_one_differs(world, capsys, accuracy, said):
+    world.accuracy = accuracy
+    assert world.main() == 1
+    assert capsys.readouterr().out.startswith(f"digits: {said}")
+
+
+def test_a_recipe_that_cannot_be_trained_does_not_stop_the_others(world, capsys):
+    assert world.main("resnet20", "digits", "--seeds=0,2") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "resnet20: FAILED: training ended with exit code 2"
+    assert lines[1].startswith("digits: holds")
+
+
+def test_runs_from_elsewhere_are_not_trained(world, capsys):
+    (world.root / "mine" / "digits" / "seed_7").mkdir(parents=True)
+    assert world.main("digits", f"--from={world.root / 'mine'}") == 0
+    assert world.trained == []
+    assert "(n = 1); recorded" in capsys.readouterr().out
+
+
+def test_records_are_changed_when_all_is_trained(world, monkeypatch, capsys):
+    """A changed record would make the runs of the next recipe ones of uncommitted code."""
+    monkeypatch.setattr(rerun, "record", lambda *args: world.trained.append("recorded") or "kept")
+    assert world.main("resnet20", "digits", "resnet56", "--seeds=1", "--record") == 1
+    assert [what if what == "recorded" else what[0] for what in world.trained] == [
+        *("digits", "resnet56", "recorded", "recorded"),
+    ]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["digits: kept", "resnet56: kept"]
+    monkeypatch.setattr(rerun, "commit", lambda: "abc-dirty")
+    assert world.main("digits", "--record") == 1
+    assert len(world.trained) == 4
+    assert "changes that are in no commit" in capsys.readouterr().out
+
+
+def test_code_that_changes_in_training_is_noticed(world, monkeypatch, capsys):
+    monkeypatch.setattr(rerun, "read", lambda directory, seeds: [run(0, 0.5, 20.0, "def")])
+    assert world.main() == 1
+    assert capsys.readouterr().out == "digits: FAILED: the code has changed: seed_0 is of def\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["digits", "--seeds=a"], "'a' is not a list"),
+        (["digits", "--seeds=0,0"], "'0,0' is not a list"),
+        (["degradation"], "there is no recipe degradation; known: "),
+        (["nonsense"], "there is no recipe nonsense; known: "),
+    ],
+)
+def test_wrong_arguments_are_one_line(world, capsys, args, said):
+    assert world.main(*args) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert " inception_ideas," not in error
+
+
+def test_uncommitted_changes_have_a_directory_of_their_own(world, monkeypatch):
+    monkeypatch.setattr(rerun, "commit", lambda: "abc-dirty")
+    found = set()
+    for text in (b"one", b"two", b"one"):
+        done = types.SimpleNamespace(stdout=text)
+        monkeypatch.setattr(rerun.subprocess, "run", lambda *args, done=done, **more: done)
+        found.add(rerun.runs_of_this_code())
+    assert len(found) == 2
+    assert all(path.name.startswith("abc-dirty-") for path in found)
+
+
+def test_each_seed_is_a_process_in_a_directory_of_its_own(monkeypatch):
+    commands = []
+
+    def call(command, cwd, check):
+        commands.append((command[1:], cwd))
+        return types.SimpleNamespace(returncode=codes.pop(0))
+
+    monkeypatch.setattr(rerun.subprocess, "run", call)
+    codes = [0, 2, 130]
+    rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+    flags = ["--flagfile=recipes/digits.txt", "--seed=3", "--run_dir=runs/x/seed_3"]
+    assert commands == [(["train.py", *flags], rerun.ROOT)]
+    with pytest.raises(RunError, match="seed 3 ended with exit code 2"):
+        rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+    with pytest.raises(SystemExit):  # Ctrl-C ends all of it.
+        rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+
+
+def runs_in(directory, *seeds, commit="abc", without=None):
+    """Runs of which a file each says whose it is."""
+    for seed in seeds:
+        path = directory / f"seed_{seed}"
+        path.mkdir(parents=True)
+        for name in (*records.FILES, "predictions.npz"):
+            if name != without:
+                (path / name).write_text(f"{seed} {name} {directory.parent.name}")
+    return [run(s, 0.5, 20.0, commit, directory / f"seed_{s}") for s in seeds]
+
+
+def test_the_small_files_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(rerun, "RECORDS", tmp_path / "results")
+    runs_in(tmp_path / "results" / "digits", 0, 5)
+    rerun.record("digits", runs_in(tmp_path / "runs" / "digits", 0, 1))
+    wanted = {
+        f"digits/seed_{seed}/{name}": f"{seed} {name} runs".encode()
+        for seed in (0, 1)
+        for name in ("config.json", "metrics.jsonl", "result.json", "times.json")
+    }
+    assert contents(tmp_path / "results") == wanted
+
+
+def test_records_stay_until_new_ones_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(rerun, "RECORDS", tmp_path / "results")
+    runs_in(tmp_path / "results" / "digits", 0, 5)
+    before = contents(tmp_path / "results" / "digits")
+    found = runs_in(tmp_path / "runs" / "digits", 0, 1, without="times.json")
+    with pytest.raises(FileNotFoundError):
+        rerun.record("digits", found)
+    for commit in ("abc-dirty", "abc-dirty; abc", "unknown"):
+        with pytest.raises(ConfigError, match=f"in no commit .{commit}"):
+            rerun.record("digits", [run(0, 0.5, 20.0, commit)])
+    assert contents(tmp_path / "results" / "digits") == before

@@ -5,7 +5,7 @@ checkpoints/    the last checkpoints          best/    the best one
 train/ val/ test/    TensorBoard's event files
 metrics.jsonl   one line for each logged row
 lock            held by the process that trains
-times.json      seconds of starting, training and evaluating, and the machine
+times.json      seconds by kind of work, the machine and the commit
 result.json     scores on the test split; only a finished run has it
 predictions.npz    predictions on the test split; see `loops.records.predictions`
 pictures/       pictures of a finished run, as PNG files

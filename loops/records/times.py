@@ -8,25 +8,27 @@ from loops.records.run import TIMES, read_json, write_json
 
 
 class Times(Hook):
-    """Writes `times.json`: seconds of starting, training and evaluating, over all processes.
+    """Writes `times.json`: seconds by kind of work over all processes, and where they were spent.
 
-    Starting is everything up to the first step of a process, in which the step is traced. Training
-    is all that is left, saves and pictures too. What a killed process has done since it last saved
-    is not counted.
+    "start" is everything up to the first step of a process, in which the step is traced;
+    "evaluation" is scoring; "pictures" is what follows the last evaluation: predictions, pictures
+    and the result; "training" is all that is left, with saves and pictures on the way. They add up
+    to the run's time. What a killed process has done since it last saved is not counted.
 
     Args:
         run_dir: of the run.
         started: `time.monotonic()` at the start of this process, or of its work on this run.
-        facts: what else to write, about the machine.
+        facts: what else to write, texts by name; of processes that differ, all.
         writes: whether this process writes.
     """
 
-    def __init__(self, run_dir, *, started: float, facts: Mapping, writes: bool = True):
+    def __init__(self, run_dir, *, started: float, facts: Mapping[str, str], writes: bool = True):
         self._path = run_dir / TIMES
         self._started, self._facts, self._writes = started, facts, writes
-        self._seconds = dict.fromkeys(("start", "evaluation"), 0.0)
+        self._seconds = dict.fromkeys(("start", "training", "evaluation"), 0.0)
         self._before: dict = {}
         self._first_step_made, self._evaluation_began = False, None
+        self._ended = started
 
     def on_start(self, trainer) -> None:
         if not self._before and self._path.exists():
@@ -55,19 +57,29 @@ class Times(Hook):
         self._write()
 
     def on_end(self, trainer, outcome) -> None:
+        self._ended = time.monotonic()
+        self._write()
+
+    def finish(self) -> None:
+        """Counts what has been done since `on_end`: the result and the pictures are written."""
+        self._seconds["pictures"] = time.monotonic() - self._ended
         self._write()
 
     def _write(self) -> None:
         if not self._writes:
             return
-        all_of_it = time.monotonic() - self._started
-        now = {**self._seconds, "training": all_of_it - sum(self._seconds.values())}
-        if not self._first_step_made:
-            now = {"start": all_of_it - now["evaluation"], "evaluation": now["evaluation"]}
+        now = dict(self._seconds)
+        rest = time.monotonic() - self._started - sum(now.values())
+        now["training" if self._first_step_made else "start"] += rest
         before = self._before.get("seconds", {})
-        seconds = {
-            name: round(before.get(name, 0.0) + now.get(name, 0.0), 1)
-            for name in ("start", "training", "evaluation")
+        seconds = {name: round(before.get(name, 0.0) + now[name], 1) for name in now}
+        facts = {
+            name: _joined(self._before.get(name, ""), fact) for name, fact in self._facts.items()
         }
         processes = self._before.get("processes", 0) + 1
-        write_json(self._path, {"seconds": seconds, "processes": processes, **self._facts})
+        write_json(self._path, {"seconds": {**before, **seconds}, "processes": processes, **facts})
+
+
+def _joined(before: str, fact: str) -> str:
+    """The facts of all processes, each once."""
+    return "; ".join(filter(None, dict.fromkeys([*before.split("; "), fact])))

@@ -1,31 +1,64 @@
 """The page of results."""
 
+import json
 import pathlib
 import shutil
+import time
+import types
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from commands import results
+from commands import records, results, train
+from commands.records import FILES
 from commands.results import read_published
 from commands.run import Run
 from commands.setting import ConfigError
 from tests.commands import helpers
 from tests.commands.helpers import TINY, call, read, refused
 
+ACCURACY = "top_1_accuracy"
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("results")
-    with helpers.tiny_net():
-        for recipe, flags in {
-            "small": ("--epochs=1", "--seeds=0,1"),
-            "b|c": ("--epochs=2",),
-        }.items():
-            at = directory / recipe
-            at = at if "--seeds=0,1" in flags else at / "seed_0"
-            call("train.py", *TINY, *flags, f"--run_dir={at}")
-        yield directory
+    """Runs of two recipes, `small` with two seeds and `b|c` with one."""
+    root = tmp_path_factory.mktemp("project")
+    recipes, directory = root / "recipes", root / "results"
+    recipes.mkdir()
+    (recipes / "base.txt").write_text("\n".join(TINY[1:]))
+    (recipes / "small.txt").write_text(f"--flagfile=recipes/base.txt\n{TINY[0]}\n--epochs=1\n")
+    (recipes / "b|c.txt").write_text("\n".join([*TINY, "--epochs=2"]))
+    (recipes / "other.txt").write_text("\n".join([*TINY, "--epochs=1", "--momentum=0.8"]))
+    with helpers.tiny_net(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "RECIPES", recipes)
+        patch.setattr(train, "commit", lambda: "abc1234")
+        small = (*TINY, "--epochs=1", "--seeds=0,1")
+        began = time.monotonic()
+        call("train.py", *small, f"--run_dir={directory / 'small'}")
+        seconds = time.monotonic() - began
+        call("train.py", *TINY, "--epochs=2", f"--run_dir={directory / 'b|c' / 'seed_0'}")
+        yield types.SimpleNamespace(directory=directory, seconds_of_small=seconds)
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    """A copy of the records of `runs`, to change."""
+    for source in runs.directory.glob("*/*"):
+        target = tmp_path / "results" / source.parent.name / source.name
+        target.mkdir(parents=True)
+        for name in records.FILES:
+            shutil.copy(source / name, target / name)
+    return tmp_path / "results"
+
+
+def change(path, edit):
+    """Changes the content of a JSON file."""
+    content = read(path)
+    edit(content)
+    path.write_text(json.dumps(content))
 
 
 def table(text):
@@ -34,19 +67,28 @@ def table(text):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_rows_are_made_of_records_alone(runs, tmp_path, monkeypatch, capsys):
-    print_of_test = Run.open(runs / "small" / "seed_0").data.fingerprints["test"]
+def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
+    print_of_test = Run.open(copy / "small" / "seed_0").data.fingerprints["test"]
     published = tmp_path / "published.toml"
     published.write_text(
         '[recipes.small]\naccuracy = 91.25\nsource = "somebody"\n'
         f'[data]\n{print_of_test} = "a copy"\n'
     )
     monkeypatch.setattr(results, "PUBLISHED", published)
-    call("compare.py", runs, "--format=results")
+    for seed, seconds in enumerate(((10, 20, 3, 2), (30, 44, 5, 4))):
+        names = ("start", "training", "evaluation", "pictures")
+        times = {"seconds": dict(zip(names, seconds, strict=True)), "processes": 1 + 2 * seed}
+        times |= {"machine": f"m{seed}", "commit": f"c{seed}"}
+        change(copy / "small" / f"seed_{seed}" / "times.json", lambda x, t=times: x.update(t))
+    change(copy / "b|c" / "seed_0" / "times.json", lambda x: x["seconds"].pop("pictures"))
+    versions = {"tensorflow": "1.0", "keras": "2.0"}
+    change(
+        copy / "small" / "seed_1" / "config.json",
+        lambda x: x["code"][0]["versions"].update(versions),
+    )
+    call("compare.py", copy, "--format=results")
     first, second = table(capsys.readouterr().out)
-    scores = [
-        100 * Run.open(runs / "small" / f"seed_{seed}").result["top_1_accuracy"] for seed in (0, 1)
-    ]
+    scores = [100 * read(copy / "small" / f"seed_{n}" / "result.json")[ACCURACY] for n in (0, 1)]
     assert first["recipe"] == r"`b\|c`"
     assert (first["n"], first["published"], first["epochs"]) == ("1", "-", "2")
     assert second["test accuracy"] == f"{np.mean(scores):.2f}% ± {np.std(scores, ddof=1):.2f}"
@@ -56,17 +98,130 @@ def test_rows_are_made_of_records_alone(runs, tmp_path, monkeypatch, capsys):
     assert second["parameters"] == f"{72 + 1152 + 170 + 2 * 24:,}"
     # Outputs of 8x8, 4x4 and 1.
     assert second["multiply-adds"] == f"{64 * 72 + 16 * 1152 + 160:,}"
-    times = read(runs / "small" / "seed_0" / "times.json")
-    assert second["machine"] == times["machine"]
-    assert times["commit"] in second["versions, commit"]
-    assert all(seconds >= 0 for seconds in times["seconds"].values())
+    column = "seconds: start, training, evaluation, pictures"
+    assert second[column] == "20, 32, 4, 3; resumed 2 times"
+    assert first[column].endswith(", -")
+    assert second["machine"] == "m0; m1"
+    now = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, c0"
+    assert second["versions, commit"] == f"{now}; TensorFlow 1.0, Keras 2.0, c1"
 
 
-def test_a_recipe_is_one_setting(runs, tmp_path, capsys):
-    shutil.copytree(runs, tmp_path / "runs")
-    (tmp_path / "runs" / "b|c" / "seed_0").rename(tmp_path / "runs" / "small" / "seed_2")
-    message = "differ in more than their seed; a recipe is one directory"
-    assert message in refused(capsys, "compare.py", tmp_path / "runs", "--format=results")
+def test_the_seconds_of_seeds_add_up_to_those_of_the_command(runs):
+    paths = [runs.directory / "small" / f"seed_{seed}" for seed in (0, 1)]
+    times = [read(path / "times.json") for path in paths]
+    for path, time_of in zip(paths, times, strict=True):
+        assert sorted(time_of["seconds"]) == ["evaluation", "pictures", "start", "training"]
+        result, written = (path / name for name in ("result.json", "times.json"))
+        assert result.stat().st_mtime_ns <= written.stat().st_mtime_ns
+    totals = [sum(time_of["seconds"].values()) for time_of in times]
+    assert sum(totals) <= runs.seconds_of_small + 8 * 0.05  # Each is rounded to a tenth.
+    assert all(total > 0 for total in totals)
+
+
+def test_rows_are_directories_and_not_groups_of_equal_settings(copy, capsys):
+    shutil.copytree(copy / "small", copy / "again")
+    (records.RECIPES / "again.txt").write_text((records.RECIPES / "small.txt").read_text())
+    call("compare.py", copy, "--format=results")
+    rows = table(capsys.readouterr().out)
+    assert [(row["recipe"], row["n"]) for row in rows] == [
+        ("`again`", "2"),
+        (r"`b\|c`", "1"),
+        ("`small`", "2"),
+    ]
+
+
+ONE = "small/seed_1"
+
+
+def rename(old, new):
+    return lambda root: (root / old).rename(root / new)
+
+
+def edited(name, edit):
+    return lambda root: change(root / ONE / name, edit)
+
+
+def replaced(name, old, new):
+    def damage(root):
+        path = root / ONE / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return damage
+
+
+def twice(root):
+    path = root / ONE / "metrics.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+
+
+DAMAGE = {
+    **{f"no {name}": (lambda root, n=name: (root / ONE / n).unlink(), name) for name in FILES},
+    "empty": (lambda root: (root / "small" / "seed_7").mkdir(), "seed_7/config.json is missing"),
+    "config": (lambda root: (root / ONE / "config.json").write_text("{"), "config.json"),
+    "rate": (
+        edited("config.json", lambda x: x["settings"].update(learning_rate=0.3)),
+        "seed_1/config.json: --learning_rate is 0.3, not 0.2 as in the recipe small",
+    ),
+    "device": (
+        edited("config.json", lambda x: x["settings"].update(save_minutes=5.0)),
+        "--save_minutes is 5, not 10",
+    ),
+    "seed": (
+        edited("config.json", lambda x: x["settings"].update(seed=2)),
+        "--seed is 2; the directory must be seed_2",
+    ),
+    "recipe": (rename("small", "unknown"), "there is no recipe unknown"),
+    "base": (rename("small", "base"), "there is no recipe base"),
+    "other": (rename("small", "other"), "--momentum is 0.9, not 0.8"),
+    "data": (
+        edited("config.json", lambda x: x["data"]["fingerprints"].update(test="00000000")),
+        "is of other data than",
+    ),
+    "net": (
+        edited("config.json", lambda x: x["code"][0].update(net="0123456789ab")),
+        "the operations of tiny have changed",
+    ),
+    "code": (edited("config.json", lambda x: x.update(code=[])), "there is no code"),
+    "versions": (
+        edited("config.json", lambda x: x["code"][0].update(versions={})),
+        "the versions of TensorFlow and Keras are missing",
+    ),
+    "split": (
+        edited("result.json", lambda x: x.update(split="val")),
+        "seed_1/result.json: split is val, but test in metrics.jsonl",
+    ),
+    "accuracy": (
+        edited("result.json", lambda x: x.update({ACCURACY: 0.99})),
+        "seed_1/result.json: top_1_accuracy is 0.99, but",
+    ),
+    "no accuracy": (edited("result.json", lambda x: x.pop(ACCURACY)), "top_1_accuracy is None"),
+    "examples": (
+        edited("result.json", lambda x: x.update(examples=5)),
+        "examples is 5, but 359",
+    ),
+    "no test row": (replaced("metrics.jsonl", '"test"', '"val"'), "has 0 rows of the test split"),
+    "two test rows": (twice, "seed_1/metrics.jsonl has 2 rows of the test split, not one"),
+    "half a row": (replaced("metrics.jsonl", "}\n{", "\n{"), "metrics.jsonl has damaged lines"),
+    "result": (lambda root: (root / ONE / "result.json").write_text("{}"), "result.json"),
+    "times": (
+        lambda root: (root / ONE / "times.json").write_text("{}"),
+        "seed_1/times.json: Object missing required field `seconds`",
+    ),
+    "seconds": (
+        edited("times.json", lambda x: x["seconds"].update(start="long")),
+        "seed_1/times.json: Expected `float`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_record_that_is_not_whole_is_one_line(copy, capsys, case):
+    damage, message = DAMAGE[case]
+    damage(copy)
+    error = refused(capsys, "compare.py", copy, "--format=results")
+    assert message in error
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_published_is_read():

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from loops.records import times as module
-from loops.records.run import TIMES, read_json
+from loops.records.run import TIMES, read_json, write_json
 from loops.records.times import Times
 
 
@@ -52,7 +52,29 @@ def test_seconds_are_divided(tmp_path, clock):
     follow(clock, hook, [*RUN, (30, "on_end", "training")])
     expected = {"start": 18.0, "training": 28.0, "evaluation": 6.0}
     found = read_json(tmp_path / TIMES)
-    assert found == {"seconds": expected, "processes": 2, "machine": "b"}
+    assert found == {"seconds": expected, "processes": 2, "machine": "a; b"}
+
+
+def test_pictures_and_the_result_are_part_of_the_sum(tmp_path, clock):
+    hook = Times(tmp_path, started=2.0, facts={"commit": "a"})
+    follow(clock, hook, [*RUN, (30, "on_end", "training")])
+    clock.seconds = 34.0
+    hook.finish()
+    expected = {"start": 8.0, "training": 17.0, "evaluation": 3.0, "pictures": 4.0}
+    assert read_json(tmp_path / TIMES)["seconds"] == expected
+    assert sum(expected.values()) == 34.0 - 2.0
+    # The file of an earlier version has no pictures, and a third process goes on from either.
+    for before, pictures in (({"start": 1.0, "training": 2.0, "evaluation": 3.0}, 4.0), ({}, 8.0)):
+        if before:
+            write_json(tmp_path / TIMES, {"seconds": before, "processes": 1, "commit": "a; b"})
+        hook = Times(tmp_path, started=2.0, facts={"commit": "a"})
+        follow(clock, hook, [*RUN, (30, "on_end", "training")])
+        clock.seconds = 34.0
+        hook.finish()
+        found = read_json(tmp_path / TIMES)
+        assert found["seconds"]["pictures"] == pictures
+        assert found["commit"] == "a; b"
+    assert found["seconds"]["start"] == 1.0 + 8.0 + 8.0
 
 
 def test_a_first_step_that_ends_an_epoch(tmp_path, clock):
