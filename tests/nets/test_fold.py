@@ -13,7 +13,7 @@ from tests.nets.helpers import images, layers
 
 # A net of every class and of every kind of block and shortcut.
 FAMILIES = (
-    "inception10_residual", "inception_v1_bn", "inception_v2", "inception_v3", "inception_v4",
+    "inception10_residual", "inception_v1_bn", "inception_v2", "inception_v3",
     "inception_resnet_v1", "resnet18", "resnet50", "resnet50_v2", "resnet20", "plain20",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 import nets
 from nets import pretrained
 
-LONG = ("inception_v3", "inception_resnet_v2", "resnet152")
+LONG = ("inception_v3", "inception_resnet_v2", "resnet101")
 SIZES = {"inception_v3": 75, "inception_resnet_v2": 75}
 
 
