@@ -16,7 +16,6 @@ from tests.nets.test_every_net import (
     smallest_size,
 )
 
-
 # What these two are made of is tried in inception_v3 and inception_resnet_v1.
 NAMES = [name for name in NOT_DEEPER if name not in ("inception_v4", "inception_resnet_v2")]
 
