@@ -23,6 +23,7 @@ import tensorflow as tf
 from data.boxes import middle
 from data.convert import decode_with_pillow
 from data.decode import decode, upright
+from data.fault import why_unreadable
 from data.headers import CONVERT, read_header, reason
 from data.resampling import fit, scale_box
 from data.source import DataError, UndecodableError
@@ -95,12 +96,8 @@ class ImageReader:
             why = reason(error.__cause__)
         except tf.errors.ResourceExhaustedError:
             raise
-        except tf.errors.NotFoundError:
-            why = "No such file or directory"
-        except tf.errors.PermissionDeniedError:
-            why = "Permission denied"
-        except tf.errors.OpError:
-            why = "its contents are damaged"
+        except tf.errors.OpError as error:
+            why = why_unreadable(error)
         except OSError as error:
             why = error.strerror
         except ValueError as error:
