@@ -44,6 +44,7 @@ def two_replicas():
     return make_strategy(2, "cpu")[0]
 
 
-@pytest.fixture(params=["one_replica", "two_replicas"])
+@pytest.fixture(params=["one_replica", pytest.param("two_replicas", marks=pytest.mark.slow)])
 def strategy(request):
+    """What must hold on any number of replicas; on two, which take longer, among the slow tests."""
     return request.getfixturevalue(request.param)

@@ -56,7 +56,8 @@ def test_a_file_that_is_no_image_is_refused_before_a_run_is_made(tmp_path, capsy
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "test"])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_a_file_that_is_damaged_later_can_be_restored(tmp_path, capsys, split):
     """Its size is the same, as of a sector that cannot be read any more."""
     root = write_tree(tmp_path / "colors")
@@ -116,6 +117,7 @@ def test_a_large_tree_with_damaged_images_ends_the_process(tmp_path):
     assert lines[-1].endswith(f" cannot be decoded (its contents are damaged){ADVICE}")
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_by_training_and_evaluation(tmp_path, capsys):
     root = write_tree(tmp_path / "colors")
     bad = [root / "train/blue/1.png", root / "train/red/3.png", root / "test/red/9.png"]
@@ -178,6 +180,7 @@ def test_three_images_and_a_batch_of_eight(tmp_path, capsys):
     assert read(tmp_path / "run" / "result.json")["examples"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad_images", [pytest.param("error", marks=pytest.mark.slow), "skip"])
 def test_other_datasets_ignore_the_setting(tmp_path, capsys, bad_images):
     args = ("--net=tiny", "--dataset=digits", "--epochs=0.1", f"--run_dir={tmp_path / bad_images}")

@@ -11,6 +11,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The sections whose command is run as it is; what the others add is tried in one run.
+ALONE = ("Net", "Dataset", "Hook")
 SECTIONS = {
     part.splitlines()[0]: part for part in (ROOT / "EXTEND.md").read_text().split("\n## ")[1:]
 }
@@ -93,9 +95,15 @@ def test_all_extensions_work_together(tmp_path):
     for section in SECTIONS.values():
         follow(section, copy)
     flags = (
-        "--net=tiny --dataset=stripes --augment=invert:0.3 --loss=brier --hooks=head_norm "
+        "--net=tiny --dataset=stripes --augment=crop:1,invert:0.3 --loss=brier --hooks=head_norm "
         "--best_metric=true_probability --optimizer=sign_sgd --schedule=inverse_sqrt --epochs=1"
     )
+    for name, section in SECTIONS.items():
+        if name not in ALONE:
+            (command,) = blocks(section, "sh")
+            program, *others = command.split()[1:]
+            assert program == "train.py"
+            assert set(others) <= {*flags.split(), "--dataset=digits", "--epochs=2"}
     made = run(copy, f"python train.py {flags} --log_steps=2")
     first, *_, last = rows(made, "train")
     assert last["loss"] < first["loss"] < 2
@@ -111,7 +119,7 @@ def test_all_extensions_work_together(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", ALONE)
 def test_the_command_of_a_section_trains(name, tmp_path):
     copy = copy_of_the_project(tmp_path)
     follow(SECTIONS[name], copy)

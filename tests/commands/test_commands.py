@@ -145,6 +145,7 @@ def test_the_same_command_prints_the_result_again(finished):
     assert {**helpers.contents(run_dir), "lock": b""} == {**before, "lock": b""}
 
 
+@pytest.mark.slow
 def test_a_changed_command_starts_another_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for epochs in ("0.1", "0.2", "0.1"):
@@ -384,6 +385,7 @@ def test_describe_refuses_what_training_would(capsys):
     assert "images of 32x32 are too small" in refused(capsys, "train.py", *args)
 
 
+@pytest.mark.slow
 def test_describe_has_the_stem_of_the_weights(capsys):
     call("train.py", "--net=resnet50", "--describe", "--image_size=64", "--init_from=keras")
     assert "stem     16 x 16 x 64" in capsys.readouterr().out
@@ -446,6 +448,7 @@ def test_bad_evaluation_is_one_line(tiny, args, message, capsys, tmp_path, monke
     assert helpers.contents(tiny) == before
 
 
+@pytest.mark.slow
 def test_printed_commands_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys):
     """Of a run directory that a shell would take for several words."""
     monkeypatch.chdir(tmp_path)

@@ -42,6 +42,7 @@ def test_exported_models_cut_images_of_the_size_of_the_net():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_exports_are_checked_with_images_that_are_not_cut(tmp_path, monkeypatch):
     with tiny_net():
         flags = ("--net=tiny", "--dataset=digits", "--batch_size=256", "--device=cpu")

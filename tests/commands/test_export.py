@@ -324,7 +324,7 @@ def test_as_users_do(tmp_path):
     flags = ("--net=inception10", "--dataset=digits", "--batch_size=32", "--ema_decay=0.98")
     run_dir = tmp_path / "run"
     code, *_ = real(
-        "train.py", *flags, "--epochs=5", "--precision=mixed_bfloat16", f"--run_dir={run_dir}"
+        "train.py", *flags, "--epochs=1", "--precision=mixed_bfloat16", f"--run_dir={run_dir}"
     )
     assert code == 0
     at = f"--run_dir={run_dir}"

@@ -25,6 +25,7 @@ def _tiny_net():
         yield
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_them(tmp_path):
     at = f"--run_dir={tmp_path / 'run'}"
     call("train.py", *TINY, *METHODS, "--epochs=2", "--learning_rate=0.05", at)

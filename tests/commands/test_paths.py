@@ -63,10 +63,8 @@ def other_run(tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [x if x[0] == "lr?" else pytest.param(*x, marks=pytest.mark.slow) for x in NAMES.items()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "other"), NAMES.items())
 def test_every_command_works_beside_another_run(
     name, other, other_run, tmp_path, monkeypatch, capsys
 ):

@@ -215,6 +215,7 @@ def finished(tmp_path_factory):
         yield run_dir
 
 
+@pytest.mark.slow
 def test_eval_draws_the_pictures_that_training_has_drawn(finished, tmp_path):
     """Of the same weights, byte by byte."""
     call("eval.py", f"--run_dir={finished}", f"--pictures={tmp_path / 'a' / 'b'}")
@@ -223,6 +224,7 @@ def test_eval_draws_the_pictures_that_training_has_drawn(finished, tmp_path):
     assert found == contents(finished / "pictures")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_one_line(finished, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     args = ("eval.py", f"--run_dir={finished}")

@@ -187,6 +187,7 @@ def test_a_run_that_was_killed(run_dir, tmp_path, capsys):
     assert "row      none of step 8 was logged: the run was stopped before it; its loss" in printed
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(tmp_path, capsys):
     """The message of the run names the command, and that shows what is not finite where."""
     args = (*TINY, "--epochs=2", "--learning_rate=1e9", "--warmup_epochs=0")

@@ -145,7 +145,9 @@ def test_patience_ends_a_run(tmp_path, capsys):
     assert f"stopped early at step {val[-1]['step']}: no improvement on val for 2 epochs" in out
 
 
-@pytest.mark.parametrize("verbosity", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "verbosity", [*(pytest.param(x, marks=pytest.mark.slow) for x in (0, 1)), 2]
+)
 def test_verbosity(tmp_path, capsys, verbosity):
     args = (*TINY, "--epochs=1", "--log_steps=2", f"--verbosity={verbosity}")
     run = call("train.py", *args, f"--run_dir={tmp_path / 'run'}")

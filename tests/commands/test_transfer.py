@@ -177,6 +177,7 @@ def test_the_run_remembers_what_it_started_from(source, target):
     assert len(saved["init_fingerprint"]) == 8
 
 
+@pytest.mark.slow
 def test_the_update_of_the_head_has_its_own_rate(source):
     """By hand, without momentum: weights - rate * gradient, and 4 times the rate for the head."""
     _, _, state, step = made(

@@ -330,7 +330,9 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:4]), *NAMES[4:]]
+)
 def test_names_of_all_kinds(tmp_path, name):
     root = tmp_path / name
     write_tree(root)

@@ -144,9 +144,11 @@ class Counting(ArraySource):
 @pytest.mark.parametrize(
     ("workers", "here", "microbatches"),
     [
-        (1, 2, 1),
         (2, 2, 2),
-        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((1, 1, 2), (2, 1, 1), (3, 1, 2))),
+        *(
+            pytest.param(*x, marks=pytest.mark.slow)
+            for x in ((1, 2, 1), (1, 1, 2), (2, 1, 1), (3, 1, 2))
+        ),
     ],
 )
 def test_workers_together_have_the_batches_of_one(workers, here, microbatches):

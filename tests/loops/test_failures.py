@@ -70,6 +70,7 @@ def test_skips_without_an_end_stop_the_run(one_replica, tmp_path, monkeypatch):
         trainer.run()
 
 
+@pytest.mark.slow
 def test_going_back_leaves_out_batches(two_replicas, tmp_path):
     """From step 6 on, the batches 6 and 7 are left out: the run is one that never had them.
 
@@ -144,7 +145,7 @@ def test_a_save_that_fails_stops_the_run(one_replica, tmp_path, which, step):
         trainer.run()
 
 
-@pytest.mark.parametrize("which", ["save_last", "save_best"])
+@pytest.mark.parametrize("which", ["save_last", pytest.param("save_best", marks=pytest.mark.slow)])
 def test_a_run_continues_without_a_save(unstopped, one_replica, tmp_path, which):
     """And is the same run."""
     expected_dir, expected = unstopped(one_replica)
@@ -194,10 +195,10 @@ def test_a_best_that_was_not_saved_is_made_up_for(one_replica, tmp_path):
 @pytest.mark.parametrize(
     ("strategy", "fail", "seconds_per_call"),
     [
-        ("one_replica", 5, 0.0),
+        pytest.param("one_replica", 5, 0.0, marks=pytest.mark.slow),
         # From step 3 on, a call of the device loop makes three steps.
         ("one_replica", 7, 1e9),
-        ("two_replicas", 8, 1e9),
+        pytest.param("two_replicas", 8, 1e9, marks=pytest.mark.slow),
     ],
     indirect=["strategy"],
 )

@@ -129,7 +129,7 @@ class Fails(Hook):
             raise SaveError(f"cannot write at {trainer.step}: No space left on device")
 
 
-@pytest.mark.parametrize("method", ["on_start", "on_log", "on_save", "on_end"])
+@pytest.mark.parametrize("method", ["on_log", "on_save"])
 def test_a_hook_that_cannot_write_stops_the_run(one_replica, tmp_path, method):
     after = Calls([])
     trainer = make_trainer(one_replica, tmp_path, Fails(method), after)
@@ -208,22 +208,21 @@ def test_hooks_by_their_names(monkeypatch):
 
 
 class Adds(Hook):
-    def __init__(self, value):
-        self.value = value
+    def __init__(self, values):
+        self.values = values
 
     def on_log(self, trainer, row):
-        row["mine"] = self.value
+        row["mine"] = next(self.values)
 
 
-@pytest.mark.parametrize("value", [True, np.float32(1), tf.constant(1.0), np.int64(1)])
-def test_what_a_hook_adds_becomes_a_number(one_replica, tmp_path, value):
-    make_trainer(one_replica, tmp_path, Adds(value)).run()
+def test_what_a_hook_adds_becomes_a_number(one_replica, tmp_path):
+    values = iter((True, np.float32(1), tf.constant(1.0), np.int64(1), *[1] * 4))
+    make_trainer(one_replica, tmp_path, Adds(values)).run()
     found = [row["mine"] for row in rows(tmp_path) if row["split"] == "train"]
-    assert found
-    assert set(found) == {1.0}
+    assert found == [1.0] * 8
 
 
 def test_what_a_hook_adds_must_be_a_number(one_replica, tmp_path):
     with pytest.raises(ValueError, match=r"Adds set row\['mine'\] to '1.5', which is not a num"):
-        make_trainer(one_replica, tmp_path, Adds("1.5")).run()
+        make_trainer(one_replica, tmp_path, Adds(iter(["1.5"]))).run()
     assert not (tmp_path / "metrics.jsonl").exists()

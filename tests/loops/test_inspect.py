@@ -58,12 +58,14 @@ def test_gradients_losses_and_logits_by_hand(strategy):
 
 
 @pytest.mark.parametrize(
-    ("net", "accumulation", "loss_scale"),
+    ("strategy", "net", "accumulation", "loss_scale"),
     [
-        pytest.param(Statistics, 2, False, marks=pytest.mark.slow),
-        (TwoHeads, 1, True),
-        (Drawing, 2, False),
+        pytest.param("one_replica", Statistics, 2, False, marks=pytest.mark.slow),
+        pytest.param("two_replicas", Statistics, 2, False, marks=pytest.mark.slow),
+        ("one_replica", TwoHeads, 1, True),
+        pytest.param("two_replicas", Drawing, 2, False, marks=pytest.mark.slow),
     ],
+    indirect=["strategy"],
 )
 def test_the_update_has_the_same_figures(strategy, net, accumulation, loss_scale):
     """To the last bit; and the inspection itself changes no variable on any replica."""

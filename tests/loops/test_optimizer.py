@@ -123,7 +123,7 @@ def test_muon_has_the_momentum_of_nesterov(one_replica):
     np.testing.assert_allclose(factors - np.diag(np.diag(factors)), 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "rmsprop"])
+@pytest.mark.parametrize("name", ["sgd", "lamb"])
 def test_updates_are_those_of_keras_on_two_replicas(name, two_replicas):
     assert_close(own_weights(name, two_replicas, 5), keras_weights(name, 5))
 

@@ -105,7 +105,11 @@ def test_what_extends_the_step_may_branch_on_tensors(strategy, monkeypatch):
     np.testing.assert_allclose(state.window["largest_logit"].numpy(), [largest], rtol=1e-5)
 
 
-@pytest.mark.parametrize("compile_update", [False, True])
+@pytest.mark.parametrize(
+    ("strategy", "compile_update"),
+    [("one_replica", True), pytest.param("two_replicas", False, marks=pytest.mark.slow)],
+    indirect=["strategy"],
+)
 def test_lookahead_by_hand(strategy, compile_update):
     """After every other update and the last, half of the way back to where the weights were."""
     state, (images, labels) = make_state(strategy, momentum=0.0, lookahead=True), examples()
@@ -135,7 +139,11 @@ class Pooled(tf.keras.layers.Layer):
         return self.dense(tf.reduce_mean(tf.reshape(images, (-1, *images.shape[1:]))[:, 0], axis=1))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("strategy", "accumulation"),
+    [("one_replica", 1), pytest.param("two_replicas", 2, marks=pytest.mark.slow)],
+    indirect=["strategy"],
+)
 def test_sizes_by_hand(strategy, accumulation):
     """Three updates: of images of 2x2 pixels, of 3x3, and as they are."""
     labels = examples()[1]
@@ -250,6 +258,7 @@ def test_every_loss_reaches_the_update(strategy, loss):
     np.testing.assert_allclose(state.window["loss"].numpy(), [np.sum(own)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["two_replicas"], indirect=True)
 def test_clipping_by_the_norm_of_the_whole_batch(strategy):
     state, batch = make_state(strategy, momentum=0.0), examples()
     before, gradients = weights(state.net), gradients_by_hand(state.net, *batch)
@@ -374,6 +383,7 @@ def test_two_replicas_make_the_updates_of_one(one_replica, two_replicas, optimiz
     assert_close(window_2.values(), window_1.values())
 
 
+@pytest.mark.parametrize("strategy", ["two_replicas"], indirect=True)
 def test_training_figures_by_hand(strategy):
     state, (images, labels) = make_state(strategy, rate=1e-9), examples()
     kernel, bias = state.net.dense.get_weights()
@@ -402,6 +412,7 @@ def test_training_figures_by_hand(strategy):
     assert np.isnan(state.window_figures()["loss"])
 
 
+@pytest.mark.parametrize("strategy", ["two_replicas"], indirect=True)
 def test_the_highest_loss_of_the_updates_and_its_step(strategy):
     """Of those that were made, since the window began."""
     state, batches = make_state(strategy, rate=1e-9), [examples(seed=s) for s in range(5)]
@@ -496,7 +507,7 @@ def test_float16_overflow_on_one_replica_drops_the_update_on_all(two_replicas):
     [
         ("one_replica", "stop", np.inf, False),
         pytest.param("one_replica", "skip", np.nan, True, marks=pytest.mark.slow),
-        ("two_replicas", "restore", np.nan, True),
+        pytest.param("two_replicas", "restore", np.nan, True, marks=pytest.mark.slow),
         pytest.param("two_replicas", "skip", np.inf, False, marks=pytest.mark.slow),
     ],
     indirect=["strategy"],
@@ -557,6 +568,7 @@ def test_float16_scale_grows_after_good_steps(one_replica):
     assert state.loss_scale.good_steps.numpy() == 1
 
 
+@pytest.mark.slow
 def test_jit_makes_the_same_update(one_replica):
     """And the same figures, of every metric."""
     found = []

@@ -53,7 +53,8 @@ def test_a_compiled_update_is_the_plain_one(one_replica, name):
     assert state.step == 3
 
 
-@pytest.mark.parametrize("on_nan", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_replicas_compile_an_update_each(two_replicas, on_nan):
     """Of which those that are not finite change nothing on any of them."""
     batches = [examples(seed=s) for s in range(3)]

@@ -55,7 +55,7 @@ def test_the_stem_goes_by_the_shorter_side(size, stem):
         ("inception10", (8, 8, 1), 3),
         ("inception10", (28, 28, 1), 10),
         ("resnet20", (48, 64, 4), 7),
-        ("inception_v1", (48, 64, 4), 7),
+        pytest.param("inception_v1", (48, 64, 4), 7, marks=pytest.mark.slow),
     ],
 )
 def test_any_channels_classes_and_sizes(name, shape, classes):
@@ -104,7 +104,7 @@ def test_option_a_takes_pixels_and_adds_zeros():
     ("plain", "residual"),
     [
         ("plain20", "resnet20"),
-        ("plain18", "resnet18"),
+        pytest.param("plain18", "resnet18", marks=pytest.mark.slow),
         pytest.param("plain56", "resnet56", marks=pytest.mark.slow),
     ],
 )
@@ -123,6 +123,7 @@ def test_a_plain_net_is_the_residual_net_without_shortcuts(plain, residual):
     assert kernels(plain) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in PINNED if n.startswith(("resnet", "plain"))])
 def test_depth_is_in_the_name(name):
     """Convolutions other than projections, and the dense layer."""
@@ -259,7 +260,7 @@ def test_residual_inception_block_adds_its_input():
     np.testing.assert_allclose(block(x, training=False), tf.nn.relu(x))
 
 
-@pytest.mark.parametrize("name", ["inception_v1", "resnet20"])
+@pytest.mark.parametrize("name", [pytest.param("inception_v1", marks=pytest.mark.slow), "resnet20"])
 def test_dropout_of_a_net_is_a_function_of_the_seed(name):
     """Only nets with dropout need a seed."""
     net, x = build(name, size=8), images(4, 8, 3)

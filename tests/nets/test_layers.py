@@ -145,8 +145,16 @@ def call_and_differentiate(layer, strategy, x, weights, training):
     return [first(y)[0], *(first(g)[0] for g in gradients)], statistics, operations
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("synchronized", [False, True])
+@pytest.mark.parametrize(
+    ("strategy", "training", "synchronized"),
+    [
+        ("one_replica", True, False),
+        pytest.param("two_replicas", True, True, marks=pytest.mark.slow),
+        pytest.param("one_replica", False, False, marks=pytest.mark.slow),
+        pytest.param("two_replicas", False, True, marks=pytest.mark.slow),
+    ],
+    indirect=["strategy"],
+)
 def test_first_layers_are_called_jointly(strategy, training, synchronized):
     """With the outputs, gradients and moving statistics of calls one by one, from fewer calls."""
     x, weights = images(2, 6, 6, 3), images(2, 6, 6, 28, seed=1)

@@ -55,14 +55,8 @@ def pixels(size):
     return np.random.default_rng(3).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet50",
-        pytest.param("resnet50_v2", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in LONG),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_v2", *LONG])
 def test_logits_are_those_of_keras(name):
     """On the same photos, normalized as for each net, up to float32 rounding."""
     model, net = keras_model(name), build(name)
@@ -88,6 +82,7 @@ def test_every_weight_is_copied():
         assert np.any(variable.numpy() != old), variable.path
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_keeps_the_head():
     model, net = keras_model("resnet50"), build("resnet50", classes=4)
     net.freeze(("stem", "stage_4"))  # Stages that are not trained get weights too.

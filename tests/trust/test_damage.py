@@ -30,8 +30,7 @@ def damage(run_dir, step, how):
     "how",
     [
         "truncated",
-        "missing",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("zeroed", "altered")),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("missing", "zeroed", "altered")),
     ],
 )
 def test_training_continues_from_the_checkpoint_before_a_damaged_one(

@@ -60,6 +60,7 @@ def test_a_signal_to_one_worker_saves_and_stops_all(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / f"step-{step}.index").exists()
 
 
+@pytest.mark.slow
 def test_workers_that_differ_are_refused(tmp_path):
     args = (*LONGER, f"--run_dir={tmp_path / 'run'}")
     tasks = helpers.free_cluster(2)
@@ -70,7 +71,10 @@ def test_workers_that_differ_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("index", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("index", "number"),
+    [(0, signal.SIGTERM), pytest.param(1, signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_worker_that_waits_for_another_stops_at_a_signal(tmp_path, index, number):
     task = helpers.free_cluster(2)[index]
     port = re.findall(r"127.0.0.1:(\d+)", task["TF_CONFIG"])[index]

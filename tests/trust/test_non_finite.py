@@ -86,6 +86,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path, capsys, p
     assert_checkpoints_are_finite(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_training_goes_back_and_leaves_out_batches(tmp_path, capsys, poison):
     poison([8, 12])
     args = (*POISONED, "--on_nan=restore", f"--run_dir={tmp_path / 'run'}")

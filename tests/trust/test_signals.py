@@ -13,6 +13,7 @@ from tests.commands.helpers import Command, call, refused, rows
 from tests.trust.helpers import ALL, copy_of, saved_step, until
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_run_is_resumed(tmp_path, capsys):
     args = (*ALL, "--net=tiny", "--epochs=20", f"--run_dir={tmp_path / 'run'}")
     process = Command("train.py", *args)
@@ -67,6 +68,7 @@ def test_a_signal_during_an_evaluation(unfinished, tmp_path, monkeypatch, capsys
     assert rows(tmp_path / "run") == rows(run_dir)
 
 
+@pytest.mark.slow
 def test_eval_stops_at_a_signal(unfinished, tmp_path):
     run_dir, _ = copy_of(unfinished, tmp_path)
     with locked(run_dir):  # As while the run is trained.

@@ -64,7 +64,14 @@ def neighbour(tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if number % 4 == 0 else pytest.mark.slow)
+        for number, name in enumerate(NAMES)
+    ],
+    ids=ascii,
+)
 def test_a_run_in_a_directory_of_any_name_works_and_touches_no_other(tmp_path, neighbour, name):
     run_dir, other = tmp_path / name, tmp_path / NAMES[name]
     shutil.copytree(neighbour, other)

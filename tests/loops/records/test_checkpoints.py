@@ -379,6 +379,7 @@ def test_damage_is_told_once_also_if_training_goes_back_again(one_replica, tmp_p
     assert len(said) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
 def test_none_good_is_not_a_fresh_start(one_replica, tmp_path, how):
     saved(one_replica, tmp_path)
