@@ -145,12 +145,14 @@ def _description(run: Run, options: ExportOptions, folded: int) -> dict[str, str
     if trained != "float32":
         precision += f" (trained in {trained})"
     unfinished = "" if run.result else "; the run is not finished"
+    tta = ",".join(run.config.tta)
+    alone = f"; of the image alone, without the variants of --tta={tta}" if tta else ""
     return {
         "from": run.checkpoint(options.checkpoint) + unfinished,
         "net": f"{run.config.net} in {precision}; BatchNorm of {folded} convolutions is folded",
         "input": f"images, uint8 [n, height, width, {channels}]; those that are not "
         f"{height}x{width} are {_SCALED[options.format]}{seen}",
-        "output": f"probabilities, float32 [n, {len(run.data.class_names)}]",
+        "output": f"probabilities, float32 [n, {len(run.data.class_names)}]{alone}",
         "names": _NAMES[options.format],
     }
 

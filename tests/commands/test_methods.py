@@ -26,7 +26,7 @@ def _tiny_net():
 
 
 @pytest.mark.slow
-def test_a_run_with_all_of_them(tmp_path):
+def test_a_run_with_all_of_them(tmp_path, capsys):
     at = f"--run_dir={tmp_path / 'run'}"
     call("train.py", *TINY, *METHODS, "--epochs=2", "--learning_rate=0.05", at)
     run = Run.open(tmp_path / "run")
@@ -36,6 +36,9 @@ def test_a_run_with_all_of_them(tmp_path):
     # From the initial state, and at each of the sizes.
     row = call("replay.py", at, "--step=9", "--device=cpu")["row"]
     assert row["recomputed"]["loss"] == pytest.approx(row["logged"]["loss"], rel=1e-5)
+    capsys.readouterr()
+    call("export.py", at, "--noverify", tmp_path / "model")
+    assert "alone, without the variants of --tta=flip,shifts\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
