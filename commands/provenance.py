@@ -27,7 +27,8 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = tf.config.get_visible_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
-    return ", ".join([_processor(), f"{cores} cores", *map(str, names)])
+    counted = "1 core" if cores == 1 else f"{cores} cores"
+    return ", ".join([_processor(), counted, *map(str, names)])
 
 
 def _processor() -> str:
