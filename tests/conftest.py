@@ -46,5 +46,5 @@ def two_replicas():
 
 @pytest.fixture(params=["one_replica", pytest.param("two_replicas", marks=pytest.mark.slow)])
 def strategy(request):
-    """What must hold on any number of replicas; on two, which take longer, among the slow tests."""
+    """What must hold on any number of replicas; two are slow, unless a test asks for them."""
     return request.getfixturevalue(request.param)

@@ -181,7 +181,7 @@ def test_three_images_and_a_batch_of_eight(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad_images", [pytest.param("error", marks=pytest.mark.slow), "skip"])
+@pytest.mark.parametrize("bad_images", ["error", "skip"])
 def test_other_datasets_ignore_the_setting(tmp_path, capsys, bad_images):
     args = ("--net=tiny", "--dataset=digits", "--epochs=0.1", f"--run_dir={tmp_path / bad_images}")
     call("train.py", *args, f"--bad_images={bad_images}", "--device=cpu")

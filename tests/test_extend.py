@@ -1,4 +1,4 @@
-"""Follows EXTEND.md word for word in a copy of the project."""
+"""Follows EXTEND.md in a copy of the project: files and entries as they are, flags together."""
 
 import json
 import pathlib

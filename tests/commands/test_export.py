@@ -25,7 +25,7 @@ from loops.variables import named_variables
 from nets.fold import fold
 from nets.layers import ConvBatchNorm
 from tests.commands import helpers
-from tests.commands.helpers import TINY, call, contents, real, refused
+from tests.commands.helpers import TINY, call, contents, read, real, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 
@@ -324,9 +324,11 @@ def test_as_users_do(tmp_path):
     flags = ("--net=inception10", "--dataset=digits", "--batch_size=32", "--ema_decay=0.98")
     run_dir = tmp_path / "run"
     code, *_ = real(
-        "train.py", *flags, "--epochs=1", "--precision=mixed_bfloat16", f"--run_dir={run_dir}"
+        "train.py", *flags, "--epochs=3", "--precision=mixed_bfloat16", f"--run_dir={run_dir}"
     )
     assert code == 0
+    # With less, a mistake in 8 bits would cost little.
+    assert read(run_dir / "result.json")["top_1_accuracy"] > 0.8
     at = f"--run_dir={run_dir}"
     for args in (["--format=tflite", "m.tflite"], ["--format=tflite", "--int8", "8"]):
         code, out, error = real("export.py", at, *args, cwd=tmp_path)

@@ -1,7 +1,7 @@
 """Whatever is wrong with the input: one line, exit code 2, and nothing made or changed.
 
-Whatever the environment is: the same results. Each test has a quick form, with a part of the cases,
-and a long one with all of them.
+Whatever the environment is: the same results. A test with `some` has a quick form, with a part of
+the cases, and a long one with all of them.
 """
 
 import concurrent.futures

@@ -379,6 +379,14 @@ def changed(tiny, **change):
     return Changed
 
 
+def test_a_run_whose_net_has_changed_is_not_resumed(tmp_path, monkeypatch, capsys, start, tiny_net):
+    args = start(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    monkeypatch.setitem(nets.NETS, "tiny", changed(tiny_net, relu=False))
+    assert "the operations of tiny have changed" in refused(capsys, "train.py", *args)
+    assert contents(tmp_path / "run") == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{"relu": False}, {"strides": 1}], ids=["relu", "strides"])
 def test_a_run_whose_net_has_changed_is_resumed_only_if_allowed(

@@ -177,6 +177,11 @@ def test_the_run_remembers_what_it_started_from(source, target):
     assert len(saved["init_fingerprint"]) == 8
 
 
+def test_the_head_has_a_multiple_of_the_rate(source):
+    *_, step = made(source, "letters", learning_rate=0.1, head_learning_rate=0.4)
+    assert step.settings.rate_multipliers == (1, 1, 1, 1, 1, 1, 4, 4)
+
+
 @pytest.mark.slow
 def test_the_update_of_the_head_has_its_own_rate(source):
     """By hand, without momentum: weights - rate * gradient, and 4 times the rate for the head."""
@@ -184,7 +189,6 @@ def test_the_update_of_the_head_has_its_own_rate(source):
         source, "letters", freeze=("stem",), learning_rate=0.1, head_learning_rate=0.4,
         momentum=0.0, weight_decay=0.0, warmup_epochs=0.0, schedule="constant",
     )  # fmt: skip
-    assert step.settings.rate_multipliers == (1, 1, 1, 4, 4)
     images, labels = letters().examples("train", range(64))
     batch = (tf.constant(images), tf.constant(labels, tf.int32))
     found = step.inspect(batch)

@@ -80,6 +80,7 @@ def test_a_metric_in_the_table_is_a_figure(one_replica, monkeypatch):
     assert figures["first_logit"] == pytest.approx(np.mean((images @ kernel + bias)[:, 0]))
 
 
+@pytest.mark.parametrize("strategy", ["two_replicas"], indirect=True)
 def test_variants_have_their_mean_probabilities_scored(strategy):
     state, (images, labels) = make_state(strategy), examples(7)
     kernel, bias = state.net.dense.get_weights()

@@ -107,7 +107,7 @@ def test_what_extends_the_step_may_branch_on_tensors(strategy, monkeypatch):
 
 @pytest.mark.parametrize(
     ("strategy", "compile_update"),
-    [("one_replica", True), pytest.param("two_replicas", False, marks=pytest.mark.slow)],
+    [("one_replica", False), pytest.param("two_replicas", True, marks=pytest.mark.slow)],
     indirect=["strategy"],
 )
 def test_lookahead_by_hand(strategy, compile_update):
@@ -220,7 +220,14 @@ def test_an_auxiliary_head_counts_by_its_weight(strategy):
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "jit"), [(2, False), pytest.param(1, True, marks=pytest.mark.slow)]
+    ("strategy", "accumulation", "jit"),
+    [
+        ("two_replicas", 2, False),
+        pytest.param("one_replica", 2, False, marks=pytest.mark.slow),
+        pytest.param("one_replica", 1, True, marks=pytest.mark.slow),
+        pytest.param("two_replicas", 1, True, marks=pytest.mark.slow),
+    ],
+    indirect=["strategy"],
 )
 def test_draws_belong_to_step_and_example(strategy, accumulation, jit):
     """The same on any number of replicas and microbatches, with XLA and without: by hand, twice."""

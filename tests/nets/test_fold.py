@@ -11,10 +11,10 @@ from nets.layers import ConvBatchNorm
 from nets.resnet_v2 import PreActivationBlock
 from tests.nets.helpers import images, layers
 
-# A net of every kind of block and shortcut.
+# A net of every class and of every kind of block and shortcut.
 FAMILIES = (
-    "inception10_residual", "inception_v1_bn", "inception_resnet_v1", "resnet18", "resnet50_v2",
-    "plain20",
+    "inception10_residual", "inception_v1_bn", "inception_v2", "inception_v3",
+    "inception_resnet_v1", "resnet18", "resnet50", "resnet50_v2", "resnet20", "plain20",
 )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ def images(size=16):
     return (smooth + smooth.mean(-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "pairs"), [("speednet", 12), ("inception10", 8)])
+@pytest.mark.parametrize(
+    ("name", "pairs"), [("speednet", 12), ("inception10", 8), ("resnet18", 27)]
+)
 def test_the_channels_of_the_first_layer_are_white(name, pairs):
     net = build(name)
     first, before = first_convolution(net), first_convolution(build(name)).conv.kernel.numpy()

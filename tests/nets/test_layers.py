@@ -149,6 +149,7 @@ def call_and_differentiate(layer, strategy, x, weights, training):
     ("strategy", "training", "synchronized"),
     [
         ("one_replica", True, False),
+        pytest.param("two_replicas", True, False, marks=pytest.mark.slow),
         pytest.param("two_replicas", True, True, marks=pytest.mark.slow),
         pytest.param("one_replica", False, False, marks=pytest.mark.slow),
         pytest.param("two_replicas", False, True, marks=pytest.mark.slow),

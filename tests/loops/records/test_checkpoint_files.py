@@ -13,6 +13,7 @@ from loops.records.checkpoints import Checkpoints
 from tests.conftest import ROOT
 from tests.loops.helpers import Linear, Statistics, full_disk, make_state, weights
 
+SLOW = pytest.mark.slow
 # Names of directories, each with a neighbour that it would match as a pattern, or begins with it.
 NAMES = {
     "lr?": "lr1",
@@ -67,8 +68,8 @@ def neighbour(tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if number % 4 == 0 else pytest.mark.slow)
-        for number, name in enumerate(NAMES)
+        pytest.param(name, marks=[] if name in ("lr?", "lr=[0.1]", "a\\*", "a\nb") else SLOW)
+        for name in NAMES
     ],
     ids=ascii,
 )
