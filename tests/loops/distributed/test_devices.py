@@ -227,6 +227,29 @@ def test_a_cpu_has_no_tf32(machine):
     assert make_strategy(1, "auto", precision="tf32")[1] == "CPU, float32 (TF32 needs a GPU)"
 
 
+@pytest.mark.parametrize(
+    ("text", "slow"),
+    [
+        ("processor\t: 0\nflags\t\t: fma avx2 avx512f avx512_vnni\n", True),
+        ("flags\t\t: avx512f avx512_bf16\n", False),
+        ("flags\t\t: avx2 avx_vnni avx_ne_convert\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n", True),
+        ("Features\t: fp asimd bf16\n", False),
+        ("processor\t: 0\nmodel name\t: of a kind that lists none\n", False),
+        (None, False),
+    ],
+)
+def test_a_cpu_without_bfloat16_is_named(machine, monkeypatch, tmp_path, text, slow):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr("loops.distributed.devices.CPUINFO", tmp_path / "cpuinfo")
+    description = "CPU"
+    if slow:
+        description += ", mixed_bfloat16 (no instructions for it here; float32 is faster)"
+    assert make_strategy(1, "cpu", precision="mixed_bfloat16")[1] == description
+    assert make_strategy(1, "cpu")[1] == "CPU"
+
+
 def test_workers_without_gpus_rehearse(machine):
     cluster = Cluster(("a:1", "b:1"), 0)
     assert make_strategy(2, "cpu", cluster) == (
