@@ -101,17 +101,19 @@ def _use_cpu(count: int, cause: str | None, precision: str) -> tuple[list[str], 
     if precision == "tf32":
         description += ", float32 (TF32 needs a GPU)"
     if precision == "mixed_bfloat16" and not _has_bfloat16():
-        description += ", mixed_bfloat16 (no instructions for it here; float32 is faster)"
+        description += ", mixed_bfloat16 (no instructions for it found; float32 may be faster)"
     return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
 
 
 def _has_bfloat16() -> bool:
     """Whether the processor computes in bfloat16; True where Linux does not list its features."""
     try:
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return True
-    features = next((x for x in lines if x.startswith(("flags", "Features"))), "bf16")
+    features = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    if not features.partition(":")[2].strip():
+        return True
     return "bf16" in features or "avx_ne_convert" in features
 
 

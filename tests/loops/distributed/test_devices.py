@@ -227,27 +227,37 @@ def test_a_cpu_has_no_tf32(machine):
     assert make_strategy(1, "auto", precision="tf32")[1] == "CPU, float32 (TF32 needs a GPU)"
 
 
+NO_BFLOAT16 = "mixed_bfloat16 (no instructions for it found; float32 may be faster)"
+
+
 @pytest.mark.parametrize(
     ("text", "slow"),
     [
-        ("processor\t: 0\nflags\t\t: fma avx2 avx512f avx512_vnni\n", True),
-        ("flags\t\t: avx512f avx512_bf16\n", False),
-        ("flags\t\t: avx2 avx_vnni avx_ne_convert\n", False),
-        ("processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n", True),
-        ("Features\t: fp asimd bf16\n", False),
-        ("processor\t: 0\nmodel name\t: of a kind that lists none\n", False),
+        (b"processor\t: 0\nflags\t\t: fma avx2 avx512f avx512_vnni\n", True),
+        (b"flags\t\t: avx512f avx512_bf16\n", False),
+        (b"flags\t\t: avx2 amx_bf16 amx_tile\n", False),
+        (b"flags\t\t: avx2 avx_vnni avx_ne_convert\n", False),
+        (b"processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n", True),
+        (b"Features\t: fp asimd bf16\n", False),
+        (b"model name\t: of a kind that lists none\n", False),
+        (b"flags\t\t:\n", False),
+        (b"model name\t: \xff\nflags\t\t: avx2\n", True),
         (None, False),
     ],
 )
 def test_a_cpu_without_bfloat16_is_named(machine, monkeypatch, tmp_path, text, slow):
     if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
+        (tmp_path / "cpuinfo").write_bytes(text)
     monkeypatch.setattr("loops.distributed.devices.CPUINFO", tmp_path / "cpuinfo")
-    description = "CPU"
-    if slow:
-        description += ", mixed_bfloat16 (no instructions for it here; float32 is faster)"
+    description = f"CPU, {NO_BFLOAT16}" if slow else "CPU"
     assert make_strategy(1, "cpu", precision="mixed_bfloat16")[1] == description
     assert make_strategy(1, "cpu")[1] == "CPU"
+    replicas = "CPU, 2 logical devices (rehearsal)" + (f", {NO_BFLOAT16}" if slow else "")
+    found = make_strategy(2, "cpu", Cluster(("a:1", "b:1"), 0), precision="mixed_bfloat16")[1]
+    assert found == f"2 workers, each {replicas}: --device=cpu"
+    machine.details = [H100]
+    on_gpu = make_strategy(1, "auto", precision="mixed_bfloat16")[1]
+    assert on_gpu == "1 x NVIDIA H100 80GB HBM3, mixed_bfloat16"
 
 
 def test_workers_without_gpus_rehearse(machine):
