@@ -38,6 +38,7 @@ from benchmarks.speed import examples, parts  # noqa: E402
 from benchmarks.speed.contest import Settings  # noqa: E402
 from benchmarks.speed.job import PRECISIONS  # noqa: E402
 from benchmarks.speed.process import WorkerError  # noqa: E402
+from loops.distributed import processor  # noqa: E402
 
 
 def _names(known):
@@ -148,10 +149,9 @@ def torch_version(python: str) -> str | None:
 
 def machine(pythons: dict[str, str]) -> dict:
     """What the figures depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": cpu_model(),
-        "cores": cores,
+        "cpu": processor.model(),
+        "cores": processor.cores(),
         "python": platform.python_version(),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "keras": importlib.metadata.version("keras"),
@@ -163,16 +163,6 @@ def machine(pythons: dict[str, str]) -> dict:
             if name.startswith(("TF_", "OMP_", "KMP_", "ONEDNN_", "DNNL_", "LD_PRELOAD", "MALLOC_"))
         },
     }
-
-
-def cpu_model() -> str:
-    """The processor, as the system names it."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 """What a run was made with: the net's operations, versions and the machine."""
 
-import os
 import pathlib
 import platform
 import subprocess
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from commands.saved_config import Code
+from loops.distributed import processor
 
 
 def versions() -> dict[str, str]:
@@ -24,20 +24,11 @@ def versions() -> dict[str, str]:
 
 def machine() -> str:
     """The processor and its cores, and the GPUs, such as "AMD EPYC 7763, 2 cores"."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = processor.cores()
     gpus = tf.config.get_visible_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
     counted = "1 core" if cores == 1 else f"{cores} cores"
-    return ", ".join([_processor(), counted, *map(str, names)])
-
-
-def _processor() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return ", ".join([processor.model(), counted, *map(str, names)])
 
 
 def commit() -> str:

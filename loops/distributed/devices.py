@@ -7,16 +7,14 @@ On several machines, making the strategy also connects the workers.
 
 import functools
 import os
-import pathlib
 
 import tensorflow as tf
 
 from loops.distributed import gpus as gpu_devices
+from loops.distributed import processor
 from loops.distributed.cluster import Cluster
 from loops.distributed.connection import connect
 from loops.errors import RunError
-
-CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def make_strategy(
@@ -100,21 +98,9 @@ def _use_cpu(count: int, cause: str | None, precision: str) -> tuple[list[str], 
         description = f"CPU, {count} logical devices (rehearsal)"
     if precision == "tf32":
         description += ", float32 (TF32 needs a GPU)"
-    if precision == "mixed_bfloat16" and not _has_bfloat16():
+    if precision == "mixed_bfloat16" and not processor.has_bfloat16():
         description += ", mixed_bfloat16 (no instructions for it found; float32 may be faster)"
     return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; True where Linux does not list its features."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return True
-    features = next((x for x in lines if x.startswith(("flags", "Features"))), "")
-    if not features.partition(":")[2].strip():
-        return True
-    return "bf16" in features or "avx_ne_convert" in features
 
 
 # One strategy for the same devices: TensorFlow numbers the collective operations of each strategy

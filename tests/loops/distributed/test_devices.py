@@ -248,7 +248,7 @@ NO_BFLOAT16 = "mixed_bfloat16 (no instructions for it found; float32 may be fast
 def test_a_cpu_without_bfloat16_is_named(machine, monkeypatch, tmp_path, text, slow):
     if text is not None:
         (tmp_path / "cpuinfo").write_bytes(text)
-    monkeypatch.setattr("loops.distributed.devices.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("loops.distributed.processor.CPUINFO", tmp_path / "cpuinfo")
     description = f"CPU, {NO_BFLOAT16}" if slow else "CPU"
     assert make_strategy(1, "cpu", precision="mixed_bfloat16")[1] == description
     assert make_strategy(1, "cpu")[1] == "CPU"
