@@ -90,30 +90,29 @@ class BatchNorm(tf.keras.layers.Layer):
         self.moving_variance = variable("moving_variance", "ones", **on_replicas)
 
     def call(self, x, *, training):
-        return normalize([self], x, training=training)
+        if training:
+            return normalize([self], x)
+        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            x,
+            self.gamma.value,
+            self.beta.value,
+            mean=self.moving_mean.value,
+            variance=self.moving_variance.value,
+            epsilon=self.epsilon,
+            is_training=False,
+        )
+        return outputs
 
 
-def normalize(layers: Sequence[BatchNorm], x: tf.Tensor, *, training: bool) -> tf.Tensor:
-    """Normalizes groups of channels, each with the variables of its own layer, in one kernel.
+def normalize(layers: Sequence[BatchNorm], x: tf.Tensor) -> tf.Tensor:
+    """Normalizes groups of channels in training, each as its own layer would, in one kernel.
 
     Args:
         layers: with the same settings, for the channels of x in order.
         x: [..., channels].
-        training: see `BatchNorm`.
     """
     settings = layers[0]
     gamma, beta = _joined(layer.gamma for layer in layers), _joined(layer.beta for layer in layers)
-    if not training:
-        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-            x,
-            gamma,
-            beta,
-            mean=_joined(layer.moving_mean for layer in layers),
-            variance=_joined(layer.moving_variance for layer in layers),
-            epsilon=settings.epsilon,
-            is_training=False,
-        )
-        return outputs
     context = tf.distribute.get_replica_context()
     if settings.synchronized and context is not None and context.num_replicas_in_sync > 1:
         outputs, mean, variance = _normalize_synchronized(x, gamma, beta, settings.epsilon, context)

@@ -306,7 +306,7 @@ def call_jointly(layers, x: tf.Tensor, *, training: bool) -> list[tf.Tensor]:
     if training:
         kernels = [tf.cast(layer.conv.conv.kernel, x.dtype) for layer in layers]
         outputs = layers[0].conv.convolve(x, tf.concat(kernels, axis=-1))
-        outputs = normalize([layer.batch_norm for layer in layers], outputs, training=training)
+        outputs = normalize([layer.batch_norm for layer in layers], outputs)
         outputs = tf.nn.relu(outputs) if layers[0].relu else outputs
     else:
         outputs = _evaluate(layers, x)
