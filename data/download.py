@@ -60,6 +60,25 @@ def fetch(
     return path
 
 
+def published(path: pathlib.Path, file_hash: str) -> pathlib.Path:
+    """The path of a file, if its contents are as published.
+
+    Args:
+        path: of the file.
+        file_hash: SHA-256 or MD5 of the contents, in hexadecimal.
+
+    Raises:
+        DataError: they are not, or there is no such file.
+    """
+    try:
+        as_published = _digest(path, file_hash) == file_hash
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if not as_published:
+        raise DataError(f"{path} is not the published file; restore it, or remove {path.parent}")
+    return path
+
+
 def _digest(path: pathlib.Path, like: str) -> str:
     """MD5 or SHA-256 of a file, whichever has the length of `like`, in hexadecimal."""
     with path.open("rb") as file:

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import pickle
 import sys
 
@@ -127,3 +128,51 @@ def test_fashion_mnist_that_is_damaged(tmp_path, unchecked, file, contents, mess
     data.load("fashion_mnist", data_dir=tmp_path)
     (tmp_path / "fashion-mnist" / file).write_bytes(contents)
     refused("fashion_mnist", tmp_path, f"fashion-mnist/{file}", message)
+
+
+def idx(body, header):
+    return bytes(header) + np.asarray(body, np.uint8).tobytes()
+
+
+@pytest.fixture
+def torchvision(tmp_path, monkeypatch):
+    """A directory as torchvision leaves it: the IDX files of both, each as published."""
+    for folder, table in (("MNIST", "_MNIST_FILES"), ("FashionMNIST", "_FASHION_FILES")):
+        raw = tmp_path / folder / "raw"
+        raw.mkdir(parents=True)
+        files = {"train": [], "test": []}
+        for split, prefix, size in (("train", "train", 20), ("test", "t10k", 10)):
+            for kind, body in (
+                ("images-idx3", idx(pixels(size, 28, 28), 16)),
+                ("labels-idx1", idx(np.arange(size) % 10, 8)),
+            ):
+                name = f"{prefix}-{kind}-ubyte" + (".gz" if folder == "FashionMNIST" else "")
+                contents = gzip.compress(body) if name.endswith(".gz") else body
+                (raw / name).write_bytes(contents)
+                files[split].append((name, hashlib.md5(contents).hexdigest()))
+        monkeypatch.setattr(sys.modules["data.mnist"], table, files)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_files_of_torchvision(torchvision, name):
+    dataset = data.load(name, data_dir=torchvision)
+    assert {k: len(s.labels) for k, s in dataset.splits.items()} == {"train": 20, "test": 10}
+    images = fetch(dataset.splits["train"], range(20))
+    np.testing.assert_array_equal(images[..., 0], pixels(20, 28, 28))
+    np.testing.assert_array_equal(dataset.splits["test"].labels, range(10))
+
+
+def test_mnist_npz_is_preferred(torchvision, unchecked):
+    np.savez(torchvision / "mnist.npz", **mnist_arrays(30))
+    assert len(data.load("mnist", data_dir=torchvision).splits["train"].labels) == 30
+
+
+def test_files_of_torchvision_that_are_not_as_published(torchvision):
+    path = torchvision / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"1")
+    file = "MNIST/raw/t10k-images-idx3-ubyte"
+    message = f"is not the published file; restore it, or remove {path.parent}"
+    refused("mnist", torchvision, file, message)
+    path.unlink()
+    refused("mnist", torchvision, file, "cannot be read: No such file or directory")
