@@ -30,8 +30,8 @@ from commands.setting import (
 Tta = tuple[Literal["flip", "shifts"], ...]
 TTA = (
     "Test-time augmentation: score the mean probabilities of variants of each image. flip adds its "
-    "mirror image; shifts adds shifts by 1/32 of its size in four directions; flip,shifts is all "
-    "ten combinations."
+    "mirror image; shifts adds shifts by 1/32 of its size, at least a pixel, in four directions; "
+    "flip,shifts is all ten combinations."
 )
 
 
@@ -70,7 +70,8 @@ class NetSettings:
     whiten: bool = setting(
         False,
         "Initialize the first convolution from training images, so that its channels are "
-        "uncorrelated and of equal variance; --freeze=stem keeps it so.",
+        "uncorrelated and of equal variance; --freeze=stem keeps it so. Not for inception_v2, "
+        "which begins with a depthwise convolution.",
     )
     identity: bool = setting(
         False,
@@ -116,10 +117,10 @@ class DataSettings:
     augment: Text | None = setting(
         None,
         "Augmentations in order, such as crop:4,flip,cutout:8,mixup:0.2, with names and values "
-        "from the table in data/augment.py: random_resized_crop, crop, flip, color_jitter, "
-        "trivial_augment, rand_augment, cutout, random_erasing, mixup, cutmix. mixup:0.2|cutmix:1 "
-        "chooses one per image; none disables all. Default: the dataset's; for folder crop and "
-        "flip, from 128 pixels on random_resized_crop,flip.",
+        "from the table in data/augment.py: random_resized_crop, crop, flip, alternating_flip, "
+        "color_jitter, trivial_augment, rand_augment, cutout, random_erasing, mixup, cutmix. "
+        "mixup:0.2|cutmix:1 chooses one per image; none disables all. Default: the dataset's; for "
+        "folder crop and flip, from 128 pixels on random_resized_crop,flip.",
         derived=True,
     )
     eval_crop: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = setting(
@@ -157,8 +158,8 @@ class LengthSettings:
     train_sizes: tuple[Text, ...] = setting(
         (),
         "Sizes of the training images in the first parts of the run, as SIZE:FRACTION,...: "
-        "20:0.4,26:0.7 trains on 20x20 pixels until 40% of the updates are made, on 26x26 until "
-        "70%, and then on whole images. Evaluation is on whole images.",
+        "20:0.4,26:0.7 scales the shorter side to 20 pixels until 40% of the updates are made, to "
+        "26 until 70%, and then trains on images of full size. Evaluation is at full size.",
     )
     accumulation: Count = setting(
         1, "Microbatches per update. More of them need less memory; BatchNorm sees each alone."
@@ -190,20 +191,21 @@ class OptimizationSettings:
     optimizer: Text = setting(
         "sgd",
         "Optimizer, a name from the table in loops/optimizer.py: sgd (with Nesterov momentum), "
-        "adam, adamw, rmsprop, lion, lamb and others of Keras.",
+        "adam, adamw, rmsprop, lion, lamb, muon and others of Keras.",
     )
     learning_rate: Positive | None = setting(
         None, "Peak learning rate. Default: the optimizer's; 0.2 for sgd.", derived=True
     )
     head_learning_rate: Positive | None = setting(
         None,
-        "Peak learning rate of the head and of auxiliary heads, on the same schedule. Default: "
-        "--learning_rate.",
+        "Peak learning rate of the head and of auxiliary heads, on the same schedule; muon uses a "
+        "tenth of it there. Default: --learning_rate.",
     )
     bias_learning_rate: Positive | None = setting(
         None,
         "Peak learning rate of biases and of BatchNorm's offsets, on the same schedule; 64 times "
-        "--learning_rate is known to speed up short runs with sgd. Default: --learning_rate.",
+        "--learning_rate is known to speed up short runs with sgd; muon uses a tenth of it there. "
+        "Default: --learning_rate.",
     )
     momentum: Share = setting(0.9, "Momentum of sgd and muon; 0 for none.")
     weight_decay: NonNegative | None = setting(

@@ -200,7 +200,10 @@ def predictions_of(entry: Entry) -> Predictions:
     """
     predictions = entry.run.predictions
     if predictions is None:
-        raise RunError(f"{entry.name} has no {PREDICTIONS}, which only newer runs have")
+        raise RunError(
+            f"{entry.name} has no {PREDICTIONS}, which neither records nor runs of earlier "
+            "versions have"
+        )
     expected = entry.run.data.examples["test"], entry.result.get(_TOP_1, math.nan)
     found = len(predictions.labels), predictions.correct.mean()
     if found[0] != expected[0] or not abs(found[1] - expected[1]) < 0.5 / expected[0]:

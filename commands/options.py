@@ -119,7 +119,7 @@ class EvaluateOptions:
         False,
         "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
     )
-    tta: Tta | None = setting(None, f"{TTA} Default: as in the run.")
+    tta: Tta | None = setting(None, f"{TTA} Empty: none. Default: as in the run.")
     allow_changes: bool = setting(
         False, "Score although the net's operations have changed since training."
     )
@@ -167,7 +167,7 @@ class PredictOptions:
         "path, class, probability, class_2, probability_2, ...; json, an object per line (JSON "
         "Lines). Images that cannot be read are named on standard error.",
     )
-    tta: Tta | None = setting(None, f"{TTA} Default: as in the run.")
+    tta: Tta | None = setting(None, f"{TTA} Empty: none. Default: as in the run.")
     grad_cam: Text | None = setting(
         None,
         "Directory to write images to, 512x512 pixels, on which the regions that speak for the "
@@ -245,7 +245,8 @@ class CompareOptions:
     format: Literal["text", "markdown", "csv", "json", "results"] = setting(
         "text",
         "Format of standard output: text or markdown, a row per group and sentences; csv, a row "
-        "per run; json, everything; results, a table in Markdown with a row per directory of runs.",
+        "per run; json, everything; results, a page in Markdown with a row per recipe, made of "
+        "records in RECIPE/seed_SEED (see recipes/rerun.py), of which it shows the top-1 accuracy.",
     )
     chart: Text | None = setting(
         None,
@@ -269,6 +270,8 @@ class CompareOptions:
         """Raises ConfigError or RunError if options are missing or do not fit."""
         for flag in ("chart", "examples"):
             checks.png_file(flag, getattr(self, flag))
+        if self.format == "results" and self.metric != "top_1_accuracy":
+            raise ConfigError("--format=results shows the top-1 accuracy; drop --metric")
         checks.check_runs(self.runs)
 
 

@@ -176,6 +176,9 @@ def _check_figures(run: Run) -> None:
     for name, value in wanted.items():
         if result.get(name) != value:
             raise ConfigError(f"{path}: {name} is {result.get(name)}, but {value} in {METRICS}")
+    trained = max((row["step"] for row in rows if row["split"] == "train"), default=0)
+    if trained < run.result.get("step", math.inf):
+        raise ConfigError(f"{run.path / METRICS} has rows of training up to step {trained:,} alone")
     if not math.isfinite(run.result.get("top_1_accuracy", math.nan)):
         raise ConfigError(f"{path}: top_1_accuracy is not a number")
 

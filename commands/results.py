@@ -16,7 +16,7 @@ import numpy as np
 
 from commands import build
 from commands.records import RECIPES, Record, read_record, record_directories
-from commands.saved_config import SavedConfig
+from commands.saved_config import DataInfo, SavedConfig
 from commands.setting import ConfigError
 from loops.errors import printable
 from loops.records.run import CONFIG
@@ -79,13 +79,13 @@ def as_results(paths: Iterable[str | os.PathLike]) -> str:
 
 def _row(records: Sequence[Record], known: Mapping) -> list[str]:
     run, recipe = records[0].run, records[0].recipe
-    stages = _check_same_net(records).rows
+    stages = check_same_net(records).rows
     values = 100 * np.array([record.accuracy for record in records])
     accuracy = f"{values.mean():.2f}%" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
     other = known.get("recipes", {}).get(recipe, {})
     return [
         f"`{printable(recipe)}`",
-        known.get("data", {}).get(run.data.fingerprints["test"], run.data.name),
+        name_of_data(run.data, known),
         f"{sum(stage.trainable for stage in stages):,}",
         f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
         f"{run.config.epochs:g}",
@@ -98,11 +98,25 @@ def _row(records: Sequence[Record], known: Mapping) -> list[str]:
     ]
 
 
-def _check_same_net(records: Sequence[Record]) -> NetSummary:
+def name_of_data(info: DataInfo, known: Mapping | None = None) -> str:
+    """What the page calls some data.
+
+    Args:
+        info: the data.
+        known: what `read_published` returns; read if it is not given.
+    """
+    known = read_published() if known is None else known
+    return known.get("data", {}).get(info.fingerprints["test"], info.name)
+
+
+def check_same_net(records: Sequence[Record]) -> NetSummary:
     """Checks that records of a recipe are of the same data, and of the net as it is today.
 
     Returns:
         The trace of the net.
+
+    Raises:
+        ConfigError: they are not.
     """
     first = records[0].run
     for record in records:

@@ -94,7 +94,11 @@ def convert(values: Mapping[str, Any], cls: type[Options], where: str = "") -> O
     except msgspec.ValidationError as error:
         # The message ends with the place, such as "at `$.step_epochs[0]`".
         name = str(error).rpartition("`$.")[2].rstrip("`").partition("[")[0]
-        value = reprlib.repr(values[name])
+        value = values[name]
+        if isinstance(value, list | tuple):
+            value = reprlib.repr(list(value))[1:-1]
+        else:
+            value = reprlib.repr(value)
         raise ConfigError(f"{prefix}--{name}={value}: expected {accepted(fields[name])}") from error
 
 

@@ -46,7 +46,7 @@ class Evaluator:
         loss: a key of `loops.losses.LOSSES`.
         prepare: makes what the net takes from the images of a batch (see `loops.inputs`).
         variants: gives variants of a batch of such images, whose mean probabilities are scored.
-            Then logits are their logarithms.
+            Then logits are their logarithms, plus the mean of what the softmax has subtracted.
     """
 
     def __init__(
@@ -125,9 +125,11 @@ class Evaluator:
         logits = [self._net(variant, training=False) for variant in self._variants(images)]
         if len(logits) == 1:
             return logits[0]
-        return tf.reduce_logsumexp(tf.nn.log_softmax(tf.stack(logits)), axis=0) - math.log(
-            len(logits)
-        )
+        stacked = tf.stack(logits)
+        # A softmax takes no notice of it, but losses of each class on its own do.
+        subtracted = tf.reduce_logsumexp(stacked, axis=-1, keepdims=True)
+        summed = tf.reduce_logsumexp(stacked - subtracted, axis=0)
+        return summed - math.log(len(logits)) + tf.reduce_mean(subtracted, axis=0)
 
     def _replica_score(self, images, labels, mask):
         """Sums over the examples that count, float64, and the predictions for all of them."""

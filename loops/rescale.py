@@ -11,18 +11,19 @@ def rescale(images: tf.Tensor, size: int) -> tf.Tensor:
 
     Args:
         images: float32 [batch, height, width, channels].
-        size: height and width of the result.
+        size: of the shorter side of the result, in pixels.
 
     Returns:
-        float32 [batch, size, size, channels].
+        float32 [batch, height, width, channels] in the proportions of the images.
     """
     height, width, channels = images.shape[1:]
-    rows = tf.constant(_weights(height, size))
+    new_height, new_width = (round(n * size / min(height, width)) for n in (height, width))
+    rows = tf.constant(_weights(height, new_height))
     # For whole rows of values: twice as fast as transposing axes for a product over each.
-    columns = np.kron(_weights(width, size).T, np.eye(channels, dtype=np.float32))
+    columns = np.kron(_weights(width, new_width).T, np.eye(channels, dtype=np.float32))
     wide = tf.matmul(tf.reshape(images, (-1, width * channels)), tf.constant(columns))
-    scaled = tf.matmul(rows, tf.reshape(wide, (-1, height, size * channels)))
-    return tf.reshape(scaled, (-1, size, size, channels))
+    scaled = tf.matmul(rows, tf.reshape(wide, (-1, height, new_width * channels)))
+    return tf.reshape(scaled, (-1, new_height, new_width, channels))
 
 
 def _weights(length: int, size: int) -> np.ndarray:

@@ -12,7 +12,8 @@ COMMIT. A run that was stopped is resumed there, and one that is finished is not
 
 A row holds if its mean is no further from the recorded one than the seeds explain (Welch's t test
 at 1%; for a single seed, one point), and at most one point lower. Otherwise it differs: it is
-better, or has FAILED. The exit status is 0 only if all hold.
+better, or has FAILED. The exit status is 0 only if all hold. Results of the original CIFAR-10 are
+not compared with records of a JPEG copy, nor others of other data.
 
 `--record` copies the small files of the runs to results/, in place of what is there. They must be
 finished, of the recipe as it is, and trained from committed code.
@@ -40,7 +41,7 @@ with quiet():
     from commands import records, statistics
     from commands.provenance import commit
     from commands.records import Record
-    from commands.results import read_published
+    from commands.results import check_same_net, name_of_data, read_published
     from commands.setting import ConfigError
     from data import DataError
     from loops.errors import RunError
@@ -87,6 +88,29 @@ def train(recipe: str, seed: int, directory: pathlib.Path) -> None:
         sys.exit(code)
     if code:
         raise RunError(f"training seed {seed} ended with exit code {code}")
+
+
+def check_same_data(found: list[Record], recorded: list[Record]) -> None:
+    """Raises ConfigError if runs are of other data than the records are."""
+    wanted = recorded[0].run.data
+    for run in found:
+        if run.run.data.fingerprints != wanted.fingerprints:
+            raise ConfigError(
+                f"{run.run.path} is of other data than the records, {name_of_data(wanted)}, and "
+                "cannot be compared with them"
+            )
+
+
+def check_data_at_hand(recipe: str, recorded: Record) -> None:
+    """Raises ConfigError if the data on this machine are not those of a record."""
+    try:
+        recorded.run.dataset()
+    except RunError as error:
+        raise ConfigError(
+            f"the records are of {name_of_data(recorded.run.data)}, and {recorded.run.data.name} "
+            "is other data here, so that results cannot be compared; to train it anyway, use "
+            f"train.py --flagfile=recipes/{recipe}.txt"
+        ) from error
 
 
 def record(recipe: str, found: list[Record]) -> str:
@@ -159,9 +183,16 @@ def rerun(recipe: str, args: argparse.Namespace, to_record: dict[str, list[Recor
     directory = (args.source or runs_of_this_code()) / recipe
     seeds = args.seeds or (seeds_in(directory) if args.source else recorded)
     if not seeds:
-        raise ConfigError(f"there are no runs in {directory if args.source else RECORDS / recipe}")
+        raise ConfigError(
+            f"there are no runs in {directory}"
+            if args.source
+            else "it has no records; name the seeds to train, such as --seeds=0,1,2"
+        )
     if args.record and not args.source and commit().endswith("-dirty"):
         raise ConfigError("--record: there are changes that are in no commit")
+    before = [] if args.record else read(RECORDS / recipe, recorded)
+    if before and not args.source:
+        check_data_at_hand(recipe, before[0])
     known = sum((directory / f"seed_{seed}" / RESULT).exists() for seed in seeds)
     if not args.source:
         for seed in seeds:
@@ -170,12 +201,13 @@ def rerun(recipe: str, args: argparse.Namespace, to_record: dict[str, list[Recor
     for run in now:
         if not args.source and not directory.parent.name.startswith(run.cost.commit):
             raise RunError(f"the code has changed: {run.run.path} is of {run.cost.commit}")
+    check_same_net(now)
     if args.record:
         to_record[recipe] = now
         return f"complete, {described(now)}"
-    if not recorded:
+    if not before:
         return f"not recorded, {described(now)}"
-    before = read(RECORDS / recipe, recorded)
+    check_same_data(now, before)
     word = verdict(*(np.array([run.accuracy for run in group]) for group in (before, now)))
     note = f"; {known} of {len(seeds)} trained before" if known else ""
     return f"{word}, {described(now)}; recorded {described(before)}{note}"
@@ -198,6 +230,12 @@ def _seeds(text: str) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
+def _directory(text: str) -> pathlib.Path:
+    if not text or not pathlib.Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
+    return pathlib.Path(text)
+
+
 def main() -> None:
     """Trains recipes again."""
     parser = argparse.ArgumentParser(
@@ -210,7 +248,7 @@ def main() -> None:
     parser.add_argument(
         "--from",
         dest="source",
-        type=pathlib.Path,
+        type=_directory,
         metavar="DIRECTORY",
         help="take the runs in DIRECTORY/RECIPE/seed_SEED instead of training; by default all",
     )

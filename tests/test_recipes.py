@@ -65,21 +65,31 @@ def test_what_is_said_of_a_result(before, now, said):
     assert rerun.verdict(np.array(before) / 100, np.array(now) / 100) == said
 
 
-def run(seed, accuracy, seconds, commit="abc", path=None):
+def run(seed, accuracy, seconds, commit="abc", path=None, data="a"):
     cost = Cost(
         seconds=Seconds(start=2.0, training=seconds - 5, evaluation=3.0, pictures=9.0),
         processes=1,
         machine="m",
         commit=commit,
     )
-    run = types.SimpleNamespace(path=path or pathlib.Path(f"seed_{seed}"))
+    info = types.SimpleNamespace(name="digits", fingerprints={"test": data})
+
+    def dataset():
+        if data != "a":
+            raise RunError("the test split is not the one")
+
+    run = types.SimpleNamespace(
+        path=path or pathlib.Path(f"seed_{seed}"), data=info, dataset=dataset
+    )
     return Record(run=run, result={"top_1_accuracy": accuracy}, cost=cost)
 
 
 @pytest.fixture
 def world(monkeypatch, tmp_path):
     """Recipes of which no net is trained: what is trained, and records by directory and seed."""
-    world = types.SimpleNamespace(trained=[], accuracy=0.5, root=tmp_path)
+    world = types.SimpleNamespace(
+        trained=[], accuracy=0.5, root=tmp_path, data="a", recorded_data="a", checked=[]
+    )
     for seed in (0, 2):
         (tmp_path / "results" / "digits" / f"seed_{seed}").mkdir(parents=True)
 
@@ -90,11 +100,14 @@ def world(monkeypatch, tmp_path):
 
     def read(directory, seeds):
         is_record = directory.parent == tmp_path / "results"
-        values = (0.5, 20.0) if is_record else (world.accuracy, 30.0)
-        return [run(seed, values[0] + 0.001 * seed, values[1] + seed) for seed in seeds]
+        accuracy, seconds, data = (
+            (0.5, 20.0, world.recorded_data) if is_record else (world.accuracy, 30.0, world.data)
+        )
+        return [run(n, accuracy + 0.001 * n, seconds + n, data=data) for n in seeds]
 
     monkeypatch.setattr(rerun, "train", train)
     monkeypatch.setattr(rerun, "read", read)
+    monkeypatch.setattr(rerun, "check_same_net", world.checked.append)
     monkeypatch.setattr(rerun, "commit", lambda: "abc")
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(rerun, "RECORDS", tmp_path / "results")
@@ -148,6 +161,42 @@ def test_runs_from_elsewhere_are_not_trained(world, capsys):
     assert "(n = 1); recorded" in capsys.readouterr().out
 
 
+def test_other_data_are_not_trained_on_in_vain(world, monkeypatch, capsys):
+    world.recorded_data = "b"
+    monkeypatch.setattr(rerun, "name_of_data", lambda info: f"data {info.fingerprints['test']}")
+    assert world.main() == 1
+    assert capsys.readouterr().out.startswith("digits: FAILED: the records are of data b, and dig")
+    assert world.trained == []
+    assert world.main("--record") == 1  # Since a run of the tests has no files to copy.
+    assert len(world.trained) == 2
+
+
+def test_runs_of_other_data_are_not_compared(world, monkeypatch, capsys):
+    world.data = "b"
+    monkeypatch.setattr(rerun, "name_of_data", lambda info: f"data {info.fingerprints['test']}")
+    (world.root / "mine" / "digits" / "seed_7").mkdir(parents=True)
+    assert world.main("digits", f"--from={world.root / 'mine'}") == 1
+    said = "digits: FAILED: seed_7 is of other data than the records, data a, and cannot be"
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_the_nets_of_runs_are_checked_before_records_change(world, monkeypatch, capsys):
+    def check(found):
+        raise ConfigError("the operations have changed")
+
+    monkeypatch.setattr(rerun, "check_same_net", check)
+    monkeypatch.setattr(rerun, "record", lambda *args: pytest.fail("recorded"))
+    assert world.main("digits", "--record") == 1
+    assert capsys.readouterr().out == "digits: FAILED: the operations have changed\n"
+
+
+def test_without_records_seeds_are_wanted(world, capsys):
+    assert world.main("resnet56") == 1
+    said = "resnet56: FAILED: it has no records; name the seeds to train, such as --seeds=0,1,2\n"
+    assert capsys.readouterr().out == said
+    assert world.main("resnet56", "--seeds=1") == 0
+
+
 def test_records_are_changed_when_all_is_trained(world, monkeypatch, capsys):
     """A changed record would make the runs of the next recipe ones of uncommitted code."""
     monkeypatch.setattr(rerun, "record", lambda *args: world.trained.append("recorded") or "kept")
@@ -174,6 +223,8 @@ def test_code_that_changes_in_training_is_noticed(world, monkeypatch, capsys):
         (["digits", "--seeds=a"], "'a' is not a list"),
         (["digits", "--seeds=0,0"], "'0,0' is not a list"),
         (["degradation"], "there is no recipe degradation; known: "),
+        (["digits", "--from="], "'' is not a directory"),
+        (["digits", "--from=README.md"], "'README.md' is not a directory"),
         (["nonsense"], "there is no recipe nonsense; known: "),
     ],
 )

@@ -426,7 +426,7 @@ def test_predictions_that_are_missing_or_of_another_run(make):
     assert f"no test: cannot read {other / 'predictions.npz'}: " in found.sentence
     (other / "predictions.npz").unlink()
     (found,) = compare_runs([one, other]).differences
-    assert "no test: other has no predictions.npz, which only newer runs have." in found.sentence
+    assert "no test: other has no predictions.npz, which neither records nor" in found.sentence
 
 
 def test_damaged_runs(make, tmp_path):

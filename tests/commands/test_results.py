@@ -137,6 +137,12 @@ def rename(old, new):
     return lambda root: (root / old).rename(root / new)
 
 
+def without_training(root):
+    path = root / ONE / "metrics.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if json.loads(row)["split"] != "train"))
+
+
 def edited(name, edit):
     return lambda root: change(root / ONE / name, edit)
 
@@ -200,6 +206,7 @@ DAMAGE = {
         edited("result.json", lambda x: x.update(examples=5)),
         "examples is 5, but 359",
     ),
+    "no rows of training": (without_training, "metrics.jsonl has rows of training up to step 0"),
     "no test row": (replaced("metrics.jsonl", '"test"', '"val"'), "has 0 rows of the test split"),
     "two test rows": (twice, "seed_1/metrics.jsonl has 2 rows of the test split, not one"),
     "half a row": (replaced("metrics.jsonl", "}\n{", "\n{"), "metrics.jsonl has damaged lines"),
@@ -222,6 +229,11 @@ def test_a_record_that_is_not_whole_is_one_line(copy, capsys, case):
     error = refused(capsys, "compare.py", copy, "--format=results")
     assert message in error
     assert capsys.readouterr().out == ""
+
+
+def test_the_page_has_no_other_figure(copy, capsys):
+    error = refused(capsys, "compare.py", copy, "--format=results", "--metric=loss")
+    assert "--format=results shows the top-1 accuracy; drop --metric" in error
 
 
 def test_what_is_published_is_read():

@@ -93,6 +93,17 @@ def test_variants_have_their_mean_probabilities_scored(strategy):
     np.testing.assert_allclose(scores.predictions.confidences, mean.max(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "focal"])
+def test_equal_variants_are_scored_as_one(one_replica, loss):
+    state, split = make_state(one_replica), Split(*examples(7))
+    one = Evaluator(one_replica, state.net, loss).scores(split)
+    two = Evaluator(one_replica, state.net, loss, variants=lambda images: [images] * 2).scores(
+        split
+    )
+    assert two.figures == pytest.approx(one.figures, rel=1e-5)
+    np.testing.assert_allclose(two.predictions.losses, one.predictions.losses, rtol=1e-5)
+
+
 def test_another_number_of_examples_is_an_error(one_replica):
     split = Split(*examples(7), batch=6, size=8)
     with pytest.raises(RuntimeError, match="evaluated 7 examples of a split of 8"):
