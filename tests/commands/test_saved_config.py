@@ -133,7 +133,7 @@ NAN = math.nan
         ({"settings__batch_size": True}, "--batch_size=True: expected an integer"),
         ({"settings__epochs": NAN}, "--epochs=nan: expected a number (> 0, <= 1000000)"),
         ({"settings__seed": 10**400}, "expected an integer (>= 0, < 4294967296)"),
-        ({"settings__step_epochs": [15, True]}, "--step_epochs=[15, True]: expected a list"),
+        ({"settings__step_epochs": [15, True]}, "--step_epochs=15, True: expected a list"),
         ({"settings__net": "\ud800"}, "--net: expected text in UTF-8 without NUL"),
         ({"settings__unheard_of": 1}, "there is no setting 'unheard_of'"),
         ({"settings__run_dir": "x"}, "there is no setting 'run_dir'"),
