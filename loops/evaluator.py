@@ -46,7 +46,8 @@ class Evaluator:
         loss: a key of `loops.losses.LOSSES`.
         prepare: makes what the net takes from the images of a batch (see `loops.inputs`).
         variants: gives variants of a batch of such images, whose mean probabilities are scored.
-            Then logits are their logarithms, plus the mean of what the softmax has subtracted.
+            Then logits are their logarithms, plus the mean logarithm of the denominators of the
+            variants' softmaxes, so that equal variants have the logits of one.
     """
 
     def __init__(
@@ -126,10 +127,10 @@ class Evaluator:
         if len(logits) == 1:
             return logits[0]
         stacked = tf.stack(logits)
-        # A softmax takes no notice of it, but losses of each class on its own do.
-        subtracted = tf.reduce_logsumexp(stacked, axis=-1, keepdims=True)
-        summed = tf.reduce_logsumexp(stacked - subtracted, axis=0)
-        return summed - math.log(len(logits)) + tf.reduce_mean(subtracted, axis=0)
+        denominators = tf.reduce_logsumexp(stacked, axis=-1, keepdims=True)
+        summed = tf.reduce_logsumexp(stacked - denominators, axis=0)
+        # A softmax does not depend on the last term, but the loss binary_cross_entropy does.
+        return summed - math.log(len(logits)) + tf.reduce_mean(denominators, axis=0)
 
     def _replica_score(self, images, labels, mask):
         """Sums over the examples that count, float64, and the predictions for all of them."""

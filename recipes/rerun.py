@@ -12,8 +12,8 @@ COMMIT. A run that was stopped is resumed there, and one that is finished is not
 
 A row holds if its mean is no further from the recorded one than the seeds explain (Welch's t test
 at 1%; for a single seed, one point), and at most one point lower. Otherwise it differs: it is
-better, or has FAILED. The exit status is 0 only if all hold. Results of the original CIFAR-10 are
-not compared with records of a JPEG copy, nor others of other data.
+better, or has FAILED. The exit status is 0 only if all hold. Results are compared only with records
+of the same data: not those of the original CIFAR-10 with those of a JPEG copy.
 
 `--record` copies the small files of the runs to results/, in place of what is there. They must be
 finished, of the recipe as it is, and trained from committed code.
