@@ -6,12 +6,12 @@ said of fewer or of other runs than it seems.
 
 import contextlib
 import dataclasses
-import math
+import json
 import os
 import pathlib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -127,7 +127,11 @@ def _check_settings(run: Run) -> None:
         raise ConfigError(f"{run.path}: there is no recipe {recipe} in {RECIPES}")
     if run.path.name != f"seed_{seed}":
         raise ConfigError(f"{path}: --seed is {seed}; the directory must be seed_{seed}")
-    wanted = dataclasses.asdict(_settings(recipe, run.data, run.config.augment)) | {"seed": seed}
+    try:
+        wanted = dataclasses.asdict(_settings(recipe, run.data, run.config.augment))
+    except (ConfigError, absl_flags.Error) as error:
+        raise ConfigError(f"{path}: in the recipe {recipe}: {error}") from error
+    wanted |= {"seed": seed}
     found = dataclasses.asdict(run.config)
     if differing := [name for name in found if found[name] != wanted[name]]:
         phrases = (f"--{n} is {text(found[n])}, not {text(wanted[n])}" for n in differing)
@@ -162,7 +166,7 @@ def _settings(recipe: str, info: DataInfo, augment: str) -> Config:
 
 
 def _check_figures(run: Run) -> None:
-    """Checks that the result is what was logged of the test split, once."""
+    """Checks that the result is what was logged of the test split, once, of a finished run."""
     path = run.path / METRICS
     rows, result = run.metrics, without_nan(run.result)
     if path.read_bytes().count(b"\n") != len(rows):
@@ -176,11 +180,41 @@ def _check_figures(run: Run) -> None:
     for name, value in wanted.items():
         if result.get(name) != value:
             raise ConfigError(f"{path}: {name} is {result.get(name)}, but {value} in {METRICS}")
-    trained = max((row["step"] for row in rows if row["split"] == "train"), default=0)
-    if trained < run.result.get("step", math.inf):
-        raise ConfigError(f"{run.path / METRICS} has rows of training up to step {trained:,} alone")
-    if not math.isfinite(run.result.get("top_1_accuracy", math.nan)):
-        raise ConfigError(f"{path}: top_1_accuracy is not a number")
+    _check_steps(run, rows)
+    _check_accuracies(run)
+
+
+def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that all epochs were trained, and that the scored step is the last or the best."""
+    planned = build.make_plan(run.config, run.data.examples["train"])[0].total_steps
+    trained = [row["step"] for row in rows if row["split"] == "train"]
+    if not trained or (trained[-1] != planned and not run.config.patience):
+        last = trained[-1] if trained else 0
+        raise ConfigError(
+            f"{run.path / METRICS} has rows of training up to step {last:,}, not {planned:,}"
+        )
+    validated = [row for row in rows if row["split"] == "val"]
+    selected = "val" if "val" in run.data.examples else None
+    if run.result["selected_on"] != selected:
+        raise ConfigError(f"{run.path / RESULT}: selected_on must be {json.dumps(selected)}")
+    steps = {row["step"] for row in validated} if selected else {trained[-1]}
+    if run.result["step"] not in steps:
+        kind = "an evaluated step" if selected else "the last step"
+        raise ConfigError(f"{run.path / RESULT}: {run.result['step']:,} is not {kind}")
+
+
+def _check_accuracies(run: Run) -> None:
+    """Checks that accuracies are such of the test split, and do not contradict each other."""
+    path, result = run.path / RESULT, run.result
+    top_1, examples = result["top_1_accuracy"], run.data.examples["test"]
+    by_class = [value for value in result["per_class"].values() if value is not None]
+    for value in (top_1, *by_class):
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise ConfigError(f"{path}: an accuracy is {value}, which is not in [0, 1]")
+    if abs(top_1 * examples - round(top_1 * examples)) > 1e-3:
+        raise ConfigError(f"{path}: top_1_accuracy is not that of {examples:,} images")
+    if not min(by_class) - 1e-9 <= top_1 <= max(by_class) + 1e-9:
+        raise ConfigError(f"{path}: top_1_accuracy is not within those of the classes")
 
 
 def _read_cost(path: pathlib.Path) -> Cost:

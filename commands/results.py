@@ -9,17 +9,18 @@ What others have published, and what a fingerprint of the data stands for, is in
 import dataclasses
 import os
 import pathlib
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from commands import build
 from commands.records import RECIPES, Record, read_record, record_directories
 from commands.saved_config import DataInfo, SavedConfig
-from commands.setting import ConfigError
+from commands.setting import ConfigError, Text
 from loops.errors import printable
-from loops.records.run import CONFIG
+from loops.records.run import CONFIG, METRICS
 from nets.table import NetSummary, trace
 
 PUBLISHED = RECIPES / "published.toml"
@@ -50,12 +51,42 @@ were compressed as JPEG, which costs accuracy.
 {table}"""
 
 
-def read_published(path: pathlib.Path | None = None) -> dict:
+class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a recipe.
+
+    Attributes:
+        quick: whether it is among those that are trained again by default.
+        accuracy: that others have published, in percent.
+        source: where, and under which conditions.
+    """
+
+    quick: bool = False
+    accuracy: Annotated[float, msgspec.Meta(gt=0, lt=100)] | None = None
+    source: Text | None = None
+
+    def __post_init__(self):
+        if (self.accuracy is None) != (self.source is None):
+            raise ValueError("accuracy and source need each other")
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `published.toml`.
+
+    Attributes:
+        recipes: what is known of them, by name.
+        data: names of data by the fingerprint of their test split.
+    """
+
+    recipes: dict[str, Published]
+    data: dict[str, Text]
+
+
+def read_published(path: pathlib.Path | None = None) -> Known:
     """What is known of recipes and data; raises ConfigError if the file cannot be read."""
     path = path or PUBLISHED
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return msgspec.toml.decode(path.read_bytes(), type=Known)
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -71,34 +102,34 @@ def as_results(paths: Iterable[str | os.PathLike]) -> str:
     for path in record_directories(paths):
         recipes.setdefault(path.parent, []).append(read_record(path))
     rows = [_row(records, known) for records in sorted(recipes.values(), key=lambda r: r[0].recipe)]
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in (_HEADER, *rows)]
+    cells = [[printable(x).replace("|", r"\|") for x in row] for row in (_HEADER, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     table = "\n".join([lines[0], "|" + "---|" * len(_HEADER), *lines[1:]])
     return _PAGE.format(table=table)
 
 
-def _row(records: Sequence[Record], known: Mapping) -> list[str]:
+def _row(records: Sequence[Record], known: Known) -> list[str]:
     run, recipe = records[0].run, records[0].recipe
     stages = check_same_net(records).rows
     values = 100 * np.array([record.accuracy for record in records])
     accuracy = f"{values.mean():.2f}%" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-    other = known.get("recipes", {}).get(recipe, {})
+    other = known.recipes.get(recipe, Published())
     return [
-        f"`{printable(recipe)}`",
+        f"`{recipe}`",
         name_of_data(run.data, known),
         f"{sum(stage.trainable for stage in stages):,}",
         f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
         f"{run.config.epochs:g}",
         accuracy,
         str(len(values)),
-        f"{other['accuracy']}%, {other['source']}" if "accuracy" in other else "-",
+        f"{other.accuracy}%, {other.source}" if other.source else "-",
         _seconds(records),
         _joined(record.cost.machine for record in records),
         _joined(versions for record in records for versions in _versions(record)),
     ]
 
 
-def name_of_data(info: DataInfo, known: Mapping | None = None) -> str:
+def name_of_data(info: DataInfo, known: Known | None = None) -> str:
     """What the page calls some data.
 
     Args:
@@ -106,11 +137,11 @@ def name_of_data(info: DataInfo, known: Mapping | None = None) -> str:
         known: what `read_published` returns; read if it is not given.
     """
     known = read_published() if known is None else known
-    return known.get("data", {}).get(info.fingerprints["test"], info.name)
+    return known.data.get(info.fingerprints["test"], info.name)
 
 
 def check_same_net(records: Sequence[Record]) -> NetSummary:
-    """Checks that records of a recipe are of the same data, and of the net as it is today.
+    """Checks that records of a recipe differ in their seeds, and are of the net as it is today.
 
     Returns:
         The trace of the net.
@@ -118,10 +149,15 @@ def check_same_net(records: Sequence[Record]) -> NetSummary:
     Raises:
         ConfigError: they are not.
     """
-    first = records[0].run
+    first, seen = records[0].run, {}
     for record in records:
+        path = record.run.path
         if _besides_seed(record.run.saved) != _besides_seed(first.saved):
-            raise ConfigError(f"{record.run.path / CONFIG} is of other data than {first.path}")
+            raise ConfigError(f"{path / CONFIG} is of other data, or weights, than {first.path}")
+        metrics = (path / METRICS).read_bytes()
+        if metrics in seen:
+            raise ConfigError(f"{path / METRICS} is the same as that of {seen[metrics]}")
+        seen[metrics] = path
     summary = trace(build.build_net(first.config, first.data), first.data.image_shape)
     for record in records:
         for code in record.run.saved.code:

@@ -10,8 +10,8 @@ class Muon(tf.keras.optimizers.Muon):
     height * width * channels rows, is replaced by the nearest matrix with orthogonal columns or
     rows, approximately, and scaled to a root mean square of 0.2 (Liu et al. 2025, "Muon is
     Scalable for LLM Training", section 2.2). Heads, biases and BatchNorm follow Adam's rule with a
-    tenth of the learning rate. Keras' own, made for language models, would leave convolutions to
-    Adam, and not the head.
+    tenth of the learning rate; the weight decay of heads is that of the full rate. Keras' own, made
+    for language models, would leave convolutions to Adam, and not the head.
 
     Args:
         learning_rate: a float or a LearningRateSchedule.

@@ -78,12 +78,19 @@ def train(recipe: str, seed: int, directory: pathlib.Path) -> None:
     flags = [f"--flagfile=recipes/{recipe}.txt", f"--seed={seed}"]
     # With paths from the root, so that records have none of this machine.
     run_dir = f"--run_dir={directory.relative_to(ROOT)}/seed_{seed}"
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # Let the run save, and end with it.
+    process = subprocess.Popen([sys.executable, "train.py", *flags, run_dir], cwd=ROOT)
+    # Let the run save, and end with it. A terminal's Ctrl-C reaches it without us.
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
     try:
-        command = [sys.executable, "train.py", *flags, run_dir]
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        code = process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code < 0:  # Ended by a signal before it could handle it.
+        code = 128 - code
     if code in STOPPED:
         sys.exit(code)
     if code:
@@ -193,8 +200,9 @@ def rerun(recipe: str, args: argparse.Namespace, to_record: dict[str, list[Recor
     before = [] if args.record else read(RECORDS / recipe, recorded)
     if before and not args.source:
         check_data_at_hand(recipe, before[0])
-    known = sum((directory / f"seed_{seed}" / RESULT).exists() for seed in seeds)
+    known = 0
     if not args.source:
+        known = sum((directory / f"seed_{seed}" / RESULT).exists() for seed in seeds)
         for seed in seeds:
             train(recipe, seed, directory)
     now = read(directory, seeds)
@@ -257,10 +265,11 @@ def main() -> None:
     if unknown := [name for name in args.recipes if name not in names]:
         parser.error(f"there is no recipe {unknown[0]}; known: {', '.join(names)}")
     try:
-        published = read_published()["recipes"]
+        published = read_published().recipes
     except ConfigError as error:
         parser.error(str(error))
-    quick = [x for x in names if published.get(x, {}).get("quick") and seeds_in(RECORDS / x)]
+    quick = [x for x in names if x in published and published[x].quick]
+    quick = [x for x in quick if seeds_in(RECORDS / x)]
     to_record: dict[str, list[Record]] = {}
     well = [say(recipe, rerun, recipe, args, to_record) for recipe in args.recipes or quick]
     # Last, since a changed record is a change of the code's commit.

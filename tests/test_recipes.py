@@ -1,6 +1,11 @@
 """The flag files of recipes, their records, and what is said when they are trained again."""
 
+import contextlib
+import os
 import pathlib
+import signal
+import threading
+import time
 import types
 
 import numpy as np
@@ -10,6 +15,7 @@ from absl import flags as absl_flags
 from commands import build, flags, records
 from commands.options import TrainOptions
 from commands.records import Cost, Record, Seconds
+from commands.results import read_published
 from commands.setting import ConfigError
 from loops.errors import RunError
 from loops.records.run import read_json
@@ -21,8 +27,9 @@ RECIPES = sorted(pathlib.Path(rerun.__file__).parent.glob("*.txt"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_flags_of_recipes_are_accepted(path):
-    lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
-    options = flags.parse(["train.py", *lines], TrainOptions, absl_flags.FlagValues())
+    argv = ["train.py", f"--flagfile={path}"]
+    with contextlib.chdir(rerun.ROOT):  # Recipes include others by paths from there.
+        options = flags.parse(argv, TrainOptions, absl_flags.FlagValues())
     build.check(options.config)
     assert options.config != TrainOptions().config
 
@@ -38,6 +45,16 @@ def test_bases_of_others_are_no_recipes():
 )
 def test_records_are_those_of_their_recipes(path):
     assert records.read_record(path).accuracy == read_json(path / "result.json")["top_1_accuracy"]
+
+
+def test_the_quick_recipes_take_less_than_an_hour():
+    quick = [name for name, known in read_published().recipes.items() if known.quick]
+    costs = [
+        records.read_record(path).cost.seconds
+        for name in quick
+        for path in sorted((rerun.RECORDS / name).glob("seed_*"))
+    ]
+    assert 0 < sum(cost.total + (cost.pictures or 0) for cost in costs) < 3600
 
 
 @pytest.mark.parametrize(
@@ -250,19 +267,45 @@ def test_uncommitted_changes_have_a_directory_of_their_own(world, monkeypatch):
 def test_each_seed_is_a_process_in_a_directory_of_its_own(monkeypatch):
     commands = []
 
-    def call(command, cwd, check):
+    def start(command, cwd):
         commands.append((command[1:], cwd))
-        return types.SimpleNamespace(returncode=codes.pop(0))
+        return types.SimpleNamespace(wait=lambda: codes.pop(0))
 
-    monkeypatch.setattr(rerun.subprocess, "run", call)
-    codes = [0, 2, 130]
+    monkeypatch.setattr(rerun.subprocess, "Popen", start)
+    codes = [0, 2, 130, -2]
     rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
     flags = ["--flagfile=recipes/digits.txt", "--seed=3", "--run_dir=runs/x/seed_3"]
     assert commands == [(["train.py", *flags], rerun.ROOT)]
     with pytest.raises(RunError, match="seed 3 ended with exit code 2"):
         rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
-    with pytest.raises(SystemExit):  # Ctrl-C ends all of it.
-        rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+    for _ in range(2):  # Ctrl-C ends all of it.
+        with pytest.raises(SystemExit) as caught:
+            rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+        assert caught.value.code == 130
+
+
+def test_a_termination_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(rerun, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n    pathlib.Path('saved').touch()\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "pathlib.Path('started').touch()\n"
+        "time.sleep(60)\n"
+    )
+
+    def terminate():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(SystemExit) as caught:
+        rerun.train("digits", 3, tmp_path / "runs")
+    assert caught.value.code == 143
+    assert (tmp_path / "saved").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def runs_in(directory, *seeds, commit="abc", without=None):

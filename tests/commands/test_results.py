@@ -67,12 +67,24 @@ def table(text):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+def change_row(root, split, **values):
+    """Changes values in the rows of a split in the log of `ONE`, and in the result for test."""
+    path = root / ONE / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["split"] == split:
+            row.update(values)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if split == "test":
+        change(root / ONE / "result.json", lambda x: x.update(values))
+
+
 def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     print_of_test = Run.open(copy / "small" / "seed_0").data.fingerprints["test"]
     published = tmp_path / "published.toml"
     published.write_text(
         '[recipes.small]\naccuracy = 91.25\nsource = "somebody"\n'
-        f'[data]\n{print_of_test} = "a copy"\n'
+        f'[data]\n"{print_of_test}" = "a copy"\n'
     )
     monkeypatch.setattr(results, "PUBLISHED", published)
     for seed, seconds in enumerate(((10, 20, 3, 2), (30, 44, 5, 4))):
@@ -81,6 +93,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
         times |= {"machine": f"m{seed}", "commit": f"c{seed}"}
         change(copy / "small" / f"seed_{seed}" / "times.json", lambda x, t=times: x.update(t))
     change(copy / "b|c" / "seed_0" / "times.json", lambda x: x["seconds"].pop("pictures"))
+    change(copy / "b|c" / "seed_0" / "times.json", lambda x: x.update(machine="m\n2"))
     versions = {"tensorflow": "1.0", "keras": "2.0"}
     change(
         copy / "small" / "seed_1" / "config.json",
@@ -101,7 +114,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     column = "seconds: start, training, evaluation, pictures"
     assert second[column] == "20, 32, 4, 3; resumed 2 times"
     assert first[column].endswith(", -")
-    assert second["machine"] == "m0; m1"
+    assert (first["machine"], second["machine"]) == (r"m\n2", "m0; m1")
     now = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, c0"
     assert second["versions, commit"] == f"{now}; TensorFlow 1.0, Keras 2.0, c1"
 
@@ -147,6 +160,15 @@ def edited(name, edit):
     return lambda root: change(root / ONE / name, edit)
 
 
+def copied(root):
+    for name in ("metrics.jsonl", "result.json"):
+        shutil.copy(root / "small" / "seed_0" / name, root / ONE / name)
+
+
+def without_classes(result):
+    result["per_class"] = dict.fromkeys(result["per_class"], 0.0)
+
+
 def replaced(name, old, new):
     def damage(root):
         path = root / ONE / name
@@ -182,7 +204,7 @@ DAMAGE = {
     "other": (rename("small", "other"), "--momentum is 0.9, not 0.8"),
     "data": (
         edited("config.json", lambda x: x["data"]["fingerprints"].update(test="00000000")),
-        "is of other data than",
+        "is of other data, or weights, than",
     ),
     "net": (
         edited("config.json", lambda x: x["code"][0].update(net="0123456789ab")),
@@ -206,7 +228,30 @@ DAMAGE = {
         edited("result.json", lambda x: x.update(examples=5)),
         "examples is 5, but 359",
     ),
-    "no rows of training": (without_training, "metrics.jsonl has rows of training up to step 0"),
+    "no rows of training": (without_training, "metrics.jsonl has rows of training up to step 0,"),
+    "not finished": (
+        lambda root: change_row(root, "train", step=3),
+        "metrics.jsonl has rows of training up to step 3, not",
+    ),
+    "selection": (
+        edited("result.json", lambda x: x.update(selected_on=None)),
+        'seed_1/result.json: selected_on must be "val"',
+    ),
+    "step": (lambda root: change_row(root, "test", step=3), "3 is not an evaluated step"),
+    "more than all": (
+        lambda root: change_row(root, "test", top_1_accuracy=7.0),
+        "an accuracy is 7.0, which is not in [0, 1]",
+    ),
+    "not a number": (
+        lambda root: change_row(root, "test", top_1_accuracy=None),
+        "an accuracy is nan, which",
+    ),
+    "part of an image": (
+        lambda root: change_row(root, "test", top_1_accuracy=0.1234),
+        "top_1_accuracy is not that of 359 images",
+    ),
+    "classes": (edited("result.json", without_classes), "is not within those of the classes"),
+    "copied seed": (copied, "seed_1/metrics.jsonl is the same as that of"),
     "no test row": (replaced("metrics.jsonl", '"test"', '"val"'), "has 0 rows of the test split"),
     "two test rows": (twice, "seed_1/metrics.jsonl has 2 rows of the test split, not one"),
     "half a row": (replaced("metrics.jsonl", "}\n{", "\n{"), "metrics.jsonl has damaged lines"),
@@ -236,13 +281,34 @@ def test_the_page_has_no_other_figure(copy, capsys):
     assert "--format=results shows the top-1 accuracy; drop --metric" in error
 
 
-def test_what_is_published_is_read():
+def test_a_recipe_with_a_wrong_flag_is_named(copy, monkeypatch, capsys):
+    recipes = shutil.copytree(records.RECIPES, copy.parent / "recipes")
+    with (recipes / "small.txt").open("a") as file:
+        file.write("--batchsize=3\n")
+    monkeypatch.setattr(records, "RECIPES", recipes)
+    error = refused(capsys, "compare.py", copy, "--format=results")
+    assert "seed_0/config.json: in the recipe small: Unknown command line flag" in error
+
+
+def test_what_is_published_is_read_and_of_recipes(monkeypatch):
+    monkeypatch.setattr(records, "RECIPES", ROOT / "recipes")  # Whatever `runs` has put there.
     known = read_published()
-    assert all(0 < recipe.get("accuracy", 1) < 100 for recipe in known["recipes"].values())
+    assert known.recipes["resnet20"].accuracy == 91.25
+    assert known.recipes.keys() <= {*records.recipe_names()}
+    assert known.data["a75d095f"] == "CIFAR-10"
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    (tmp_path / "published.toml").write_text("[")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"[", b"\xff", b"recipes = 3\n[data]", b"[recipes]", b"[recipes]\n[data]\nabc = 3"),
+        *(b"[data]\n[recipes]\ndigits = 3", b"[data]\n[recipes.digits]\naccuracy = 91.25"),
+        b'[data]\n[recipes.digits]\naccuracy = "x"\nsource = "somebody"',
+        b'[data]\n[recipes.digits]\nacuracy = 91.25\nsource = "somebody"',
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, text):
+    (tmp_path / "published.toml").write_bytes(text)
     with pytest.raises(ConfigError, match="published"):
         read_published(tmp_path / "published.toml")
 

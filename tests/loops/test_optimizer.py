@@ -111,12 +111,11 @@ def test_muon_has_the_momentum_of_nesterov(one_replica):
     net = make_net()
     optimizer = make_optimizer("muon", net, 0.0, momentum=0.5)
     kernel, first, second = net.trainable_variables[0], *(gradients(net, i)[0] for i in (0, 1))
-    for gradient in (first, second):
-        optimizer.update_step(gradient, kernel, 0.1)
+    optimizer.update_step(first, kernel, 0.1)
     before = kernel.numpy()
-    optimizer.update_step(tf.zeros_like(first), kernel, 0.1)
-    # m = 0.5 * (0.5 * first + second), and what is made orthogonal is 0.5 * m.
-    wanted = (0.5 * first + second).numpy().reshape(-1, 3)
+    optimizer.update_step(second, kernel, 0.1)
+    # m = 0.5 * first + second, and what is made orthogonal is second + 0.5 * m.
+    wanted = (0.25 * first + 1.5 * second).numpy().reshape(-1, 3)
     left, _, right = np.linalg.svd(wanted, full_matrices=False)
     factors = left.T @ (before - kernel.numpy()).reshape(-1, 3) @ right.T
     assert np.all(np.diag(factors) > 0)

@@ -43,6 +43,13 @@ def test_the_largest_eigenvalues_come_first():
     assert list(norms[:8]) == sorted(norms[:8])  # The inverses of the eigenvalues' roots.
 
 
+def test_the_filters_of_small_eigenvalues_are_bounded():
+    net = build("inception10")
+    whiten(net, 1e-4 * images(), epsilon=0.25)
+    norms = np.linalg.norm(first_convolution(net).conv.kernel.numpy().reshape(27, 16), axis=0)
+    np.testing.assert_allclose(norms, 2, rtol=1e-5)  # 1 / sqrt(0.25)
+
+
 def test_a_net_that_begins_otherwise_is_refused():
     nets.check_whitening("resnet50_v2", "large")
     with pytest.raises(nets.NetError, match="inception_v2 does not begin with a convolution"):
