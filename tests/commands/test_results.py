@@ -304,7 +304,7 @@ def test_what_is_published_is_read_and_of_recipes(monkeypatch):
         *(b"[", b"\xff", b"recipes = 3\n[data]", b"[recipes]", b"[recipes]\n[data]\nabc = 3"),
         *(b"[data]\n[recipes]\ndigits = 3", b"[data]\n[recipes.digits]\naccuracy = 91.25"),
         b'[data]\n[recipes.digits]\naccuracy = "x"\nsource = "somebody"',
-        b'[data]\n[recipes.digits]\nacuracy = 91.25\nsource = "somebody"',
+        b"[data]\n[recipes.digits]\nqick = true",
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, text):
