@@ -185,7 +185,7 @@ def _check_figures(run: Run) -> None:
 
 
 def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that all epochs were trained, and that the scored step is the last or the best."""
+    """Checks that all epochs were trained, and that the scored step is the last, or evaluated."""
     planned = build.make_plan(run.config, run.data.examples["train"])[0].total_steps
     trained = [row["step"] for row in rows if row["split"] == "train"]
     if not trained or (trained[-1] != planned and not run.config.patience):
@@ -204,7 +204,7 @@ def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _check_accuracies(run: Run) -> None:
-    """Checks that accuracies are such of the test split, and do not contradict each other."""
+    """Checks that the accuracies are possible on the test split, and agree with each other."""
     path, result = run.path / RESULT, run.result
     top_1, examples = result["top_1_accuracy"], run.data.examples["test"]
     by_class = [value for value in result["per_class"].values() if value is not None]
@@ -213,7 +213,7 @@ def _check_accuracies(run: Run) -> None:
             raise ConfigError(f"{path}: an accuracy is {value}, which is not in [0, 1]")
     if abs(top_1 * examples - round(top_1 * examples)) > 1e-3:
         raise ConfigError(f"{path}: top_1_accuracy is not that of {examples:,} images")
-    if not min(by_class) - 1e-9 <= top_1 <= max(by_class) + 1e-9:
+    if not by_class or not min(by_class) - 1e-9 <= top_1 <= max(by_class) + 1e-9:
         raise ConfigError(f"{path}: top_1_accuracy is not within those of the classes")
 
 

@@ -141,7 +141,7 @@ def name_of_data(info: DataInfo, known: Known | None = None) -> str:
 
 
 def check_same_net(records: Sequence[Record]) -> NetSummary:
-    """Checks that records of a recipe differ in their seeds, and are of the net as it is today.
+    """Checks that records differ in their seeds alone, and are of the net as it is today.
 
     Returns:
         The trace of the net.

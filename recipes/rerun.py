@@ -268,8 +268,7 @@ def main() -> None:
         published = read_published().recipes
     except ConfigError as error:
         parser.error(str(error))
-    quick = [x for x in names if x in published and published[x].quick]
-    quick = [x for x in quick if seeds_in(RECORDS / x)]
+    quick = sorted(x for x, what in published.items() if what.quick and seeds_in(RECORDS / x))
     to_record: dict[str, list[Record]] = {}
     well = [say(recipe, rerun, recipe, args, to_record) for recipe in args.recipes or quick]
     # Last, since a changed record is a change of the code's commit.

@@ -251,6 +251,10 @@ DAMAGE = {
         "top_1_accuracy is not that of 359 images",
     ),
     "classes": (edited("result.json", without_classes), "is not within those of the classes"),
+    "no classes": (
+        edited("result.json", lambda x: x.update(per_class={})),
+        "is not within those of the classes",
+    ),
     "copied seed": (copied, "seed_1/metrics.jsonl is the same as that of"),
     "no test row": (replaced("metrics.jsonl", '"test"', '"val"'), "has 0 rows of the test split"),
     "two test rows": (twice, "seed_1/metrics.jsonl has 2 rows of the test split, not one"),
