@@ -87,7 +87,8 @@ def parse(argv: list[str], cls: type[Options], values: flags.FlagValues = flags.
     elif len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --")
     for field in dataclasses.fields(cls):
-        if typing.get_origin(field.type) is tuple and not field.metadata["positional"]:
+        is_list = typing.get_origin(kind_of(field)) is tuple and not field.metadata["positional"]
+        if is_list and found[field.name] is not None:
             found[field.name] = _items(field, found[field.name])
     options = convert(found, cls)
     options.check()
@@ -104,8 +105,10 @@ def _with_accepted(error: flags.IllegalFlagValueError, cls: type) -> str:
 
 
 def _items(field: dataclasses.Field, items: list[str]) -> list:
-    """The items of a list flag, in the type of the field's items."""
-    kind = typing.get_args(field.type)[0]
+    """The items of a list flag, in the type of the field's items; none for "none"."""
+    if items == ["none"]:
+        return []
+    kind = typing.get_args(kind_of(field))[0]
     if typing.get_origin(kind) is typing.Literal:
         return items
     kind = getattr(kind, "__origin__", kind)

@@ -119,7 +119,7 @@ class EvaluateOptions:
         False,
         "Score each new checkpoint of a run while it trains, and chart the scores in TensorBoard.",
     )
-    tta: Tta | None = setting(None, f"{TTA} Empty: none. Default: as in the run.")
+    tta: Tta | None = setting(None, f"{TTA} none scores the image alone. Default: as in the run.")
     allow_changes: bool = setting(
         False, "Score although the net's operations have changed since training."
     )
@@ -167,7 +167,7 @@ class PredictOptions:
         "path, class, probability, class_2, probability_2, ...; json, an object per line (JSON "
         "Lines). Images that cannot be read are named on standard error.",
     )
-    tta: Tta | None = setting(None, f"{TTA} Empty: none. Default: as in the run.")
+    tta: Tta | None = setting(None, f"{TTA} none scores the image alone. Default: as in the run.")
     grad_cam: Text | None = setting(
         None,
         "Directory to write images to, 512x512 pixels, on which the regions that speak for the "

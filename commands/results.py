@@ -182,8 +182,9 @@ def _seconds(records: Sequence[Record]) -> str:
         values = [getattr(cost.seconds, name) for cost in costs]
         parts.append("-" if None in values else f"{np.mean(values):,.0f}")
     resumed = sum(cost.processes - 1 for cost in costs)
-    note = f"; resumed {resumed} time{'s' * (resumed > 1)}" if resumed else ""
-    return ", ".join(parts) + note
+    if resumed:
+        parts[-1] += "; resumed once" if resumed == 1 else f"; resumed {resumed} times"
+    return ", ".join(parts)
 
 
 def _joined(texts: Iterable[str]) -> str:

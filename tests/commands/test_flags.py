@@ -42,6 +42,19 @@ def refusal(*args, cls=TrainOptions):
     return str(caught.value)
 
 
+def test_none_is_an_empty_list(run_dir):
+    names = [field.name for field in dataclasses.fields(TrainOptions) if field.default == ()]
+    assert {"tta", "hooks", "freeze", "train_sizes"} <= set(names)
+    for name in names:
+        assert getattr(parse(f"--{name}=none"), name) == (), name
+    assert parse("--tta=flip", "--tta=none").tta == ()
+    # Where the default is the run's value, it differs from none.
+    path = f"--run_dir={run_dir}"
+    assert parse(path, "--tta=none", cls=EvaluateOptions).tta == ()
+    assert parse(path, cls=EvaluateOptions).tta is None
+    assert refusal("--tta=flip,none").endswith("expected a list of names from flip, shifts")
+
+
 @pytest.fixture
 def run_dir(tmp_path):
     """A directory that is a run's as far as options are concerned."""

@@ -89,7 +89,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "PUBLISHED", published)
     for seed, seconds in enumerate(((10, 20, 3, 2), (30, 44, 5, 4))):
         names = ("start", "training", "evaluation", "pictures")
-        times = {"seconds": dict(zip(names, seconds, strict=True)), "processes": 1 + 2 * seed}
+        times = {"seconds": dict(zip(names, seconds, strict=True)), "processes": 1 + seed}
         times |= {"machine": f"m{seed}", "commit": f"c{seed}"}
         change(copy / "small" / f"seed_{seed}" / "times.json", lambda x, t=times: x.update(t))
     change(copy / "b|c" / "seed_0" / "times.json", lambda x: x["seconds"].pop("pictures"))
@@ -112,7 +112,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     # Outputs of 8x8, 4x4 and 1.
     assert second["multiply-adds"] == f"{64 * 72 + 16 * 1152 + 160:,}"
     column = "seconds: start, training, evaluation, pictures"
-    assert second[column] == "20, 32, 4, 3; resumed 2 times"
+    assert second[column] == "20, 32, 4, 3; resumed once"
     assert first[column].endswith(", -")
     assert (first["machine"], second["machine"]) == (r"m\n2", "m0; m1")
     now = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, c0"
