@@ -6,6 +6,7 @@ said of fewer or of other runs than it seems.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from commands.run import Run
 from commands.saved_config import DataInfo
 from commands.setting import ConfigError, Count, NonNegative, Text, text
 from data import Dataset
+from loops.best import rank
 from loops.records.run import CONFIG, METRICS, RESULT, TIMES, read_json, without_nan
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "recipes"
@@ -185,7 +187,7 @@ def _check_figures(run: Run) -> None:
 
 
 def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that all epochs were trained, and that the scored step is the last, or evaluated."""
+    """Checks that all epochs were trained, and that the scored step is the last, or the best."""
     planned = build.make_plan(run.config, run.data.examples["train"])[0].total_steps
     trained = [row["step"] for row in rows if row["split"] == "train"]
     if not trained or (trained[-1] != planned and not run.config.patience):
@@ -197,9 +199,12 @@ def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
     selected = "val" if "val" in run.data.examples else None
     if run.result["selected_on"] != selected:
         raise ConfigError(f"{run.path / RESULT}: selected_on must be {json.dumps(selected)}")
-    steps = {row["step"] for row in validated} if selected else {trained[-1]}
-    if run.result["step"] not in steps:
-        kind = "an evaluated step" if selected else "the last step"
+    if selected:  # Of equal rows, the first.
+        best = max(validated, key=functools.partial(rank, run.config.best_metric), default={})
+        step, kind = best.get("step"), "the step that is best on val"
+    else:
+        step, kind = trained[-1], "the last step"
+    if run.result["step"] != step:
         raise ConfigError(f"{run.path / RESULT}: {run.result['step']:,} is not {kind}")
 
 

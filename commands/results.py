@@ -17,8 +17,9 @@ import numpy as np
 
 from commands import build
 from commands.records import RECIPES, Record, read_record, record_directories
-from commands.saved_config import DataInfo, SavedConfig
+from commands.saved_config import Code, DataInfo, SavedConfig
 from commands.setting import ConfigError, Text
+from data import variants
 from loops.errors import printable
 from loops.records.run import CONFIG, METRICS
 from nets.table import NetSummary, trace
@@ -26,8 +27,9 @@ from nets.table import NetSummary, trace
 PUBLISHED = RECIPES / "published.toml"
 _SECONDS = ("start", "training", "evaluation", "pictures")
 _HEADER = (
-    *("recipe", "data", "parameters", "multiply-adds", "epochs", "test accuracy", "n", "published"),
-    *(f"seconds: {', '.join(_SECONDS)}", "machine", "versions, commit"),
+    *("recipe", "data", "trained parameters", "multiply-adds", "epochs", "training images"),
+    *("checkpoint", "variants", "test accuracy", "n", "for comparison"),
+    *(f"seconds: {', '.join(_SECONDS)}", "machine", "versions", "commit"),
 )
 
 
@@ -39,14 +41,23 @@ Made of the records in `results/` by
 python compare.py results --format=results > RESULTS.md
 ```
 
-A row is a recipe, `python train.py --flagfile=recipes/NAME.txt`; `python recipes/rerun.py NAME`
-trains it again and says whether it still holds. Accuracy is that on the test split, scored once, at
-the end; with n > 1 the mean of n seeds and their standard deviation. Seconds are means of the same
-runs: from the command to the end of the first step, of training, of evaluation, and of the
-predictions and pictures at the end (-: not counted). Of seeds that one process has trained one
-after the other (`--seeds`), only the first waits for the import of TensorFlow and for the data.
-What others have published is not of this data if the data is a JPEG copy, CIFAR-10 whose images
-were compressed as JPEG, which costs accuracy.
+A row is a recipe, `python train.py --flagfile=recipes/NAME.txt --seed=SEED` for each of n seeds;
+`python recipes/rerun.py NAME` trains all of them again and says whether the row still holds.
+
+Accuracy is that on the test split, which each run scores once, at the end; with n > 1 the mean of n
+seeds and their standard deviation. The checkpoint is the last, or the best on a validation split
+that was held out of the training images. Variants are the mirrored and shifted copies of a test
+image, itself among them, whose mean probabilities are scored: with one, the image alone. Rows with
+different numbers of them are not comparable, and the figures of others are of the image alone
+unless they say otherwise.
+
+Seconds are means of the same runs: from the start of `train.py` to the end of the first step, of
+training, of evaluation, and of the predictions and pictures at the end (-: not counted). Where one
+process trains several seeds (`--seeds`), only the first waits for TensorFlow and the data.
+
+The JPEG copy is CIFAR-10 whose images were compressed as JPEG (quality 75, colors at half
+resolution), which costs accuracy: figures for the original data are not comparable with it. The
+settings of airbench94, 94.01% on the original, reach 90.7% there (BUILD.md, "Short trainings").
 
 {table}"""
 
@@ -120,12 +131,16 @@ def _row(records: Sequence[Record], known: Known) -> list[str]:
         f"{sum(stage.trainable for stage in stages):,}",
         f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
         f"{run.config.epochs:g}",
+        f"{run.data.examples['train']:,}",
+        "best on val" if run.result["selected_on"] else "last",
+        str(variants.count(run.config.tta)),
         accuracy,
         str(len(values)),
         f"{other.accuracy}%, {other.source}" if other.source else "-",
         _seconds(records),
         _joined(record.cost.machine for record in records),
-        _joined(versions for record in records for versions in _versions(record)),
+        _joined(_versions(code) for record in records for code in record.run.saved.code),
+        _joined(record.cost.commit for record in records),
     ]
 
 
@@ -191,9 +206,5 @@ def _joined(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(texts))
 
 
-def _versions(record: Record) -> list[str]:
-    return [
-        f"TensorFlow {code.versions['tensorflow']}, Keras {code.versions['keras']}, "
-        f"{record.cost.commit}"
-        for code in record.run.saved.code
-    ]
+def _versions(code: Code) -> str:
+    return f"TensorFlow {code.versions['tensorflow']}, Keras {code.versions['keras']}"

@@ -38,6 +38,11 @@ def _shifts(images: tf.Tensor) -> list[tf.Tensor]:
 VARIANTS = {"flip": _flip, "shifts": _shifts}
 
 
+def count(names: Sequence[str]) -> int:
+    """The number of variants of an image, itself among them, that `variants` returns."""
+    return len(variants(tf.zeros([1, 32, 32, 1], tf.uint8), names))
+
+
 def variants(images: tf.Tensor, names: Sequence[str]) -> list[tf.Tensor]:
     """The images, uint8 [batch, height, width, channels], and all combinations of their variants.
 

@@ -8,11 +8,25 @@ import tensorflow as tf
 from loops.metrics import higher_is_better
 
 
+def rank(metric: str, figures: Mapping[str, float]) -> tuple[float, float]:
+    """What orders states by their validation figures; the highest is the best.
+
+    Of equal values, which small splits often give, the lower loss is better. NaN is worse than any
+    number.
+
+    Args:
+        metric: the figure to choose by, "loss" or a key of `loops.metrics.METRICS`.
+        figures: the figures of a state; its loss is among them.
+    """
+    sign = 1 if higher_is_better(metric) else -1
+    signed = (sign * figures[metric], -figures["loss"])
+    return tuple(-math.inf if math.isnan(x) else float(x) for x in signed)
+
+
 class Best:
     """The best validation figures so far, kept in variables of the state.
 
-    Of equal values, which small splits often give, the lower loss is better; of equal losses, the
-    earlier. NaN is worse than any number.
+    The order is that of `rank`; of equal states, the earlier is the best.
 
     Args:
         progress: `TrainState.progress`.
@@ -25,7 +39,7 @@ class Best:
     def __init__(self, progress: Mapping[str, tf.Variable], metric: str):
         self._progress = progress
         self._metric = metric
-        self._sign = 1 if higher_is_better(metric) else -1
+        higher_is_better(metric)  # Raises if there is no such figure.
 
     @property
     def step(self) -> int:
@@ -35,13 +49,8 @@ class Best:
     def is_beaten_by(self, figures: Mapping[str, float]) -> bool:
         """Whether a state with these figures would be the best."""
         value, loss = (self._progress[n].numpy() for n in ("best_metric_value", "best_loss"))
-        new = self._rank(figures[self._metric], figures["loss"])
-        return self.step < 0 or new > self._rank(value, loss)
-
-    def _rank(self, value: float, loss: float) -> tuple[float, float]:
-        """Higher is better."""
-        signed = (self._sign * value, -loss)
-        return tuple(-math.inf if math.isnan(x) else float(x) for x in signed)
+        best = {self._metric: value, "loss": loss}
+        return self.step < 0 or rank(self._metric, figures) > rank(self._metric, best)
 
     def replace(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
         """Makes a state the best, and returns the previous values of the variables."""

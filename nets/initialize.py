@@ -43,7 +43,7 @@ def whiten(net: Net, images: np.ndarray, *, epsilon: float = 5e-4) -> None:
 
     Its filters are the eigenvectors of the covariance of the images' patches, divided by the
     square roots of the eigenvalues, those of the largest eigenvalues first, and then the same
-    negated. Filters beyond these keep their values (Page 2018, "How to Train Your ResNet 8: Bag of
+    negated. Filters beyond these keep their values (Page 2019, "How to Train Your ResNet 8: Bag of
     Tricks"; Jordan 2024, section 3.2).
 
     Args:

@@ -1,7 +1,7 @@
 """A small net for short trainings on CIFAR-10, in the manner of the published speed records.
 
 Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.1 and listing 1, after
-Page 2018, "How to Train Your ResNet", and Balsam 2023, "hlb-CIFAR10". Differences from the paper:
+Page 2019, "How to Train Your ResNet", and Balsam 2023, "hlb-CIFAR10". Differences from the paper:
 the scales of BatchNorm are trained, and so is the bias of the first layer to the end, unless the
 stem is frozen; filters beyond those of the identity begin as in He et al. 2015.
 """

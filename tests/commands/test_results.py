@@ -103,20 +103,23 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     first, second = table(capsys.readouterr().out)
     scores = [100 * read(copy / "small" / f"seed_{n}" / "result.json")[ACCURACY] for n in (0, 1)]
     assert first["recipe"] == r"`b\|c`"
-    assert (first["n"], first["published"], first["epochs"]) == ("1", "-", "2")
+    assert (first["n"], first["for comparison"], first["epochs"]) == ("1", "-", "2")
+    assert second["training images"] == "1,295"
+    assert (second["checkpoint"], second["variants"]) == ("best on val", "1")
     assert second["test accuracy"] == f"{np.mean(scores):.2f}% ± {np.std(scores, ddof=1):.2f}"
-    assert (second["n"], second["published"]) == ("2", "91.25%, somebody")
+    assert (second["n"], second["for comparison"]) == ("2", "91.25%, somebody")
     assert second["data"] == "a copy"
     # 3x3x8, 3x3x8x16 and 16x10 weights, ten biases, and two figures per channel of BatchNorm.
-    assert second["parameters"] == f"{72 + 1152 + 170 + 2 * 24:,}"
+    assert second["trained parameters"] == f"{72 + 1152 + 170 + 2 * 24:,}"
     # Outputs of 8x8, 4x4 and 1.
     assert second["multiply-adds"] == f"{64 * 72 + 16 * 1152 + 160:,}"
     column = "seconds: start, training, evaluation, pictures"
     assert second[column] == "20, 32, 4, 3; resumed once"
     assert first[column].endswith(", -")
     assert (first["machine"], second["machine"]) == (r"m\n2", "m0; m1")
-    now = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, c0"
-    assert second["versions, commit"] == f"{now}; TensorFlow 1.0, Keras 2.0, c1"
+    now = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    assert second["versions"] == f"{now}; TensorFlow 1.0, Keras 2.0"
+    assert second["commit"] == "c0; c1"
 
 
 def test_the_seconds_of_seeds_add_up_to_those_of_the_command(runs):
@@ -183,6 +186,15 @@ def twice(root):
     path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
 
 
+def better(root):
+    """Another step was evaluated, and is better than the one that was scored."""
+    path = root / ONE / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    (best,) = (row for row in rows if row["split"] == "val")
+    rows.insert(0, best | {"step": 3, ACCURACY: best[ACCURACY] + 0.01})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 DAMAGE = {
     **{f"no {name}": (lambda root, n=name: (root / ONE / n).unlink(), name) for name in FILES},
     "empty": (lambda root: (root / "small" / "seed_7").mkdir(), "seed_7/config.json is missing"),
@@ -237,7 +249,15 @@ DAMAGE = {
         edited("result.json", lambda x: x.update(selected_on=None)),
         'seed_1/result.json: selected_on must be "val"',
     ),
-    "step": (lambda root: change_row(root, "test", step=3), "3 is not an evaluated step"),
+    "step": (
+        lambda root: change_row(root, "test", step=3),
+        "3 is not the step that is best on val",
+    ),
+    "a better step": (better, "is not the step that is best on val"),
+    "no validation": (
+        replaced("metrics.jsonl", '"val"', '"train"'),
+        "is not the step that is best on val",
+    ),
     "more than all": (
         lambda root: change_row(root, "test", top_1_accuracy=7.0),
         "an accuracy is 7.0, which is not in [0, 1]",
