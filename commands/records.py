@@ -199,8 +199,10 @@ def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
     selected = "val" if "val" in run.data.examples else None
     if run.result["selected_on"] != selected:
         raise ConfigError(f"{run.path / RESULT}: selected_on must be {json.dumps(selected)}")
-    if selected:  # Of equal rows, the first.
-        best = max(validated, key=functools.partial(rank, run.config.best_metric), default={})
+    if selected:  # Of equal rows, the first. A row without figures is none.
+        metric = run.config.best_metric
+        whole = [row for row in validated if {metric, "loss"} <= row.keys()]
+        best = max(whole, key=functools.partial(rank, metric), default={})
         step, kind = best.get("step"), "the step that is best on val"
     else:
         step, kind = trained[-1], "the last step"

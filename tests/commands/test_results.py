@@ -195,6 +195,15 @@ def better(root):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def without_loss(root):
+    path = root / ONE / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["split"] == "val":
+            del row["loss"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 DAMAGE = {
     **{f"no {name}": (lambda root, n=name: (root / ONE / n).unlink(), name) for name in FILES},
     "empty": (lambda root: (root / "small" / "seed_7").mkdir(), "seed_7/config.json is missing"),
@@ -254,6 +263,7 @@ DAMAGE = {
         "3 is not the step that is best on val",
     ),
     "a better step": (better, "is not the step that is best on val"),
+    "no figures of validation": (without_loss, "is not the step that is best on val"),
     "no validation": (
         replaced("metrics.jsonl", '"val"', '"train"'),
         "is not the step that is best on val",

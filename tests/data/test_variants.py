@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.variants import variants
+from data.variants import count, variants
 from tests.data.helpers import pixels
 
 
@@ -53,6 +53,13 @@ def test_all_combinations():
         np.testing.assert_array_equal(found, expected)
     assert len(groups(images, "flip", "flip")) == 2
     assert len(groups(images)) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "number"), [((), 1), (("flip",), 2), (("shifts",), 5), (("flip", "shifts"), 10)]
+)
+def test_the_number_of_variants(names, number):
+    assert count(names) == number
 
 
 def test_an_image_of_one_pixel_stays():
