@@ -52,12 +52,13 @@ different numbers of them are not comparable, and the figures of others are of t
 unless they say otherwise.
 
 Seconds are means of the same runs: from the start of `train.py` to the end of the first step, of
-training, of evaluation, and of the predictions and pictures at the end (-: not counted). Where one
-process trains several seeds (`--seeds`), only the first waits for TensorFlow and the data.
+training, of evaluation, and of the predictions and pictures at the end (-: not counted). The time
+of a run, where one is given, is the sum of the first three. Where one process trains several seeds
+(`--seeds`), only the first waits for TensorFlow and the data.
 
 The JPEG copy is CIFAR-10 whose images were compressed as JPEG (quality 75, colors at half
 resolution), which costs accuracy: figures for the original data are not comparable with it. The
-settings of airbench94, 94.01% on the original, reach 90.7% there (BUILD.md, "Short trainings").
+settings of airbench94, 94.01% on the original, reach 90.7% there (docs/short_trainings.md).
 
 {table}"""
 
