@@ -153,7 +153,11 @@ def resolve(config: Config, dataset: data.Dataset, origin: Origin | None = None)
             f"--lookahead_steps={config.lookahead_steps} is more than the {steps:,} steps of "
             "the run"
         )
-    train_sizes(config, data_info(dataset))
+    info = data_info(dataset)
+    if (sizes := train_sizes(config, info)) and config.auxiliary:
+        channels = info.image_shape[-1]
+        shapes = [info.image_shape, *((size, size, channels) for _, size in sizes)]
+        _accept("train_sizes", lambda: nets.check_auxiliary_heads(config.net, shapes, config.stem))
     return config
 
 
@@ -164,7 +168,7 @@ def check_stages(config: Config) -> None:
         ConfigError: --freeze, --head_learning_rate or --whiten does not suit the net.
     """
     if config.whiten:
-        _accept("whiten", lambda: nets.check_whitening(config.net, config.stem))
+        _accept("whiten", lambda: nets.check_whitening(config.net, config.freeze, config.stem))
     _accept("freeze", lambda: nets.check_stages(config.net, config.freeze, stem=config.stem))
     if config.head_learning_rate is not None:
         _accept(
@@ -261,7 +265,8 @@ def train_sizes(config: Config, info: DataInfo) -> tuple[tuple[int, int], ...]:
         shape = (size, size, info.image_shape[-1])
         _accept("train_sizes", lambda s=shape: nets.check_size(config.net, s, config.stem))
     stops = tuple((round(fraction * plan.total_steps), size) for size, fraction in sizes)
-    for (start, _), (stop, size) in itertools.pairwise([(0, None), *stops]):
+    whole = plan.total_steps, min(info.image_shape[:2])
+    for (start, _), (stop, size) in itertools.pairwise([(0, None), *stops, whole]):
         if start == stop:
             raise ConfigError(
                 f"--train_sizes: of {plan.total_steps:,} steps, none are left for {size} pixels"

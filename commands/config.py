@@ -70,8 +70,9 @@ class NetSettings:
     whiten: bool = setting(
         False,
         "Initialize the first convolution from training images, so that its channels are "
-        "uncorrelated and of equal variance; --freeze=stem keeps it so. Not for inception_v2, "
-        "which begins with a depthwise convolution.",
+        "uncorrelated and of equal variance; filters beyond twice the values of a patch stay "
+        "random. --freeze=stem keeps it so, for nets with one convolution in the stem. Not for "
+        "inception_v2, which begins with a depthwise convolution.",
     )
     identity: bool = setting(
         False,
@@ -242,8 +243,9 @@ class OptimizationSettings:
     )
     lookahead_steps: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = setting(
         0,
-        "Every this many updates, go back half of the way to where the weights were after the last "
-        "time (Lookahead, Zhang et al. 2019); 5 is common, 0 disables it.",
+        "Every this many updates, and after the last, go back half of the way to where the weights "
+        "were after the last time (Lookahead, Zhang et al. 2019); 5 is common, 0 disables it. "
+        "Evaluations in between, and the best checkpoint, are of the weights as they are then.",
     )
 
 

@@ -33,7 +33,7 @@ class Saved:
 def restore_before(
     run: Run,
     step: int,
-    make_state: Callable[[Start | None], TrainState],
+    make_state: Callable[[Start | None, bool], TrainState],
     *,
     say: Callable[[str], None],
     allow_changes: bool = False,
@@ -45,7 +45,8 @@ def restore_before(
     Args:
         run: the run.
         step: the global step after the update.
-        make_state: makes the state, from what copies the initial weights or from nothing.
+        make_state: makes the state, from what copies the initial weights, or None; it is told
+            whether that is the initial state, as it is unless a checkpoint will be restored.
         say: prints a message about a damaged checkpoint.
         allow_changes: whether the net's operations may differ from those of the run that it started
             from.
@@ -64,7 +65,7 @@ def restore_before(
             continue
         if saved.restores != restores:
             raise RunError(_unknown(run, step, saved.step))
-        state = make_state(None)
+        state = make_state(None, False)
         try:
             restore_state(state, saved.path)
         except RunError:
@@ -74,7 +75,7 @@ def restore_before(
         return state, saved
     if restores:
         raise RunError(_unknown(run, step, 0))
-    return make_state(_initial_weights(run, allow_changes)), None
+    return make_state(_initial_weights(run, allow_changes), True), None
 
 
 def _restores_at(run: Run, step: int, say: Callable[[str], None]) -> tuple[int, list[Saved]]:

@@ -36,7 +36,7 @@ def find_learning_rate(
         NonFiniteError: the loss is not finite from the start.
     """
     requested = dataclasses.replace(
-        build.with_absolute_paths(options.config), ema_decay=0.0, on_nan="stop"
+        build.with_absolute_paths(options.config), ema_decay=0.0, train_sizes=(), on_nan="stop"
     )
     origin = find_origin(requested)
     config = build.resolve(requested, dataset, origin)

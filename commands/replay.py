@@ -135,9 +135,10 @@ def _replay(
     plan, learning_rate = build.make_plan(config, info.examples["train"])
     batches = build.train_pipeline(config, info, source, Workers(strategy))
 
-    def make_state(start: Start | None):
+    def make_state(start: Start | None, is_initial: bool):
+        given = examples if is_initial else None
         return session.make_state(
-            config, info, strategy, learning_rate, start=start, examples=examples, say=say
+            config, info, strategy, learning_rate, start=start, examples=given, say=say
         )
 
     say(f"run      {run.path}, step {step:,} of {plan.total_steps:,}")

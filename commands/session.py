@@ -102,6 +102,7 @@ def step_settings(
     return StepSettings(
         global_batch_size=config.batch_size,
         sizes=build.train_sizes(config, info),
+        image_size=min(info.image_shape[:2]),
         loss=config.loss,
         class_weights=class_weights,
         accumulation=config.accumulation,

@@ -271,13 +271,15 @@ class _Job:
         config, workers, terminal = self.config, self.workers, self.terminal
         plan, learning_rate = build.make_plan(config, self.info.examples["train"])
         strategy, say = workers.strategy, terminal.line
+        is_saved = saved_steps(self.run_dir / CHECKPOINTS)  # And will be restored.
+        examples = None if is_saved else session.some_examples(self.dataset)
         state = session.make_state(
             config,
             self.info,
             strategy,
             learning_rate,
             start=self.start,
-            examples=session.some_examples(self.dataset),
+            examples=examples,
             say=say,
         )
         summary = trace(state.net, self.info.image_shape)

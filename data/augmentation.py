@@ -36,13 +36,13 @@ class Seen(NamedTuple):
         seed: int64 [2], of the run.
         size: number of examples of the split.
         numbers: number of the example of each row, int64 [rows].
-        epochs: int64 [rows], from 0.
+        times: for which time that example is taken, int64 [rows], from 0 (see `data/order.py`).
     """
 
     seed: tf.Tensor
     size: int
     numbers: tf.Tensor
-    epochs: tf.Tensor
+    times: tf.Tensor
 
 
 class Draws:
@@ -108,9 +108,12 @@ class Draws:
         of_all = tf.random.stateless_uniform((seen.size,), self._stream_seed(name, seen.seed))
         return tf.gather(of_all, seen.numbers)
 
-    def epochs(self) -> tf.Tensor:
-        """The epoch of each row, int64 [rows], from 0."""
-        return self._seen().epochs
+    def times(self) -> tf.Tensor:
+        """For which time the example of each row is taken, int64 [rows], from 0.
+
+        That is the epoch, unless sampling is balanced.
+        """
+        return self._seen().times
 
     @unconverted
     def beta(self, alpha: float, name: str = "") -> tf.Tensor:

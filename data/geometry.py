@@ -152,12 +152,12 @@ class Flip(Rearrangement):
 
 @dataclasses.dataclass(frozen=True)
 class AlternatingFlip(Rearrangement):
-    """Mirrors half of the images left to right, and in the next epoch the other half.
+    """Mirrors half of the images left to right, and when they are seen again, the other half.
 
-    So two epochs show every image both ways, where `Flip` shows half of them twice the same way
-    (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6).
+    So an image that is seen twice is seen both ways, where `Flip` shows half of them twice the same
+    way (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6).
     """
 
     def places(self, size, draws):
-        mirrored = tf.math.logical_xor(draws.of_example() < 0.5, draws.epochs() % 2 == 1)
+        mirrored = tf.math.logical_xor(draws.of_example() < 0.5, draws.times() % 2 == 1)
         return None, flip_columns(size[1], tf.where(mirrored, 0.0, 1.0))

@@ -12,8 +12,8 @@ _SHUFFLE_ROUNDS = 24
 
 def example_numbers(
     step: tf.Tensor, rows: tf.Tensor, *, size: int, global_batch_size: int, seed: int
-) -> tf.Tensor:
-    """Numbers of the examples in some rows of a batch.
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Numbers of the examples in some rows of a batch, and for which time each is taken.
 
     Epochs follow each other without a gap: place `p = step * global_batch_size + row` is in epoch
     `p // size`, and every epoch is a permutation of its own.
@@ -26,17 +26,17 @@ def example_numbers(
         seed: of the run.
 
     Returns:
-        int64 [n], each in [0, size).
+        Numbers, int64 [n], each in [0, size); and the times, int64 [n] from 0: the epochs.
     """
     places = step * global_batch_size + rows
-    return _shuffled(
-        places % size, places * 0 + size, key=_SHUFFLE_KEY, seed=seed, n=places // size
-    )
+    epochs = places // size
+    sizes = places * 0 + size
+    return _shuffled(places % size, sizes, key=_SHUFFLE_KEY, seed=seed, n=epochs), epochs
 
 
 def balanced_numbers(
     step: tf.Tensor, rows: tf.Tensor, *, labels: np.ndarray, global_batch_size: int, seed: int
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """As `example_numbers`, with equally many examples of every class in each epoch.
 
     An epoch has as many places as there are examples, divided among the classes as evenly as
@@ -52,7 +52,8 @@ def balanced_numbers(
         seed: of the run.
 
     Returns:
-        int64 [n], each in [0, size).
+        Numbers, int64 [n], each in [0, size); and the times, int64 [n] from 0, of which those of an
+        example in one epoch are in no order.
     """
     size = len(labels)
     by_class = tf.constant(np.argsort(labels, kind="stable"), tf.int64)
@@ -61,17 +62,17 @@ def balanced_numbers(
         for x in np.unique(np.sort(labels), return_index=True, return_counts=True)
     )
     classes = counts.shape[0]
-    epochs = (step * global_batch_size + rows) // size
-    place = example_numbers(step, rows, size=size, global_batch_size=global_batch_size, seed=seed)
+    place, epochs = example_numbers(
+        step, rows, size=size, global_batch_size=global_batch_size, seed=seed
+    )
     chosen, count = place % classes, tf.gather(counts, place % classes)
     # How many places the class has in an epoch, and so which of all its places this is.
     share = size // classes + tf.cast(chosen < size % classes, tf.int64)
     turn = epochs * share + place // classes
+    nth = turn // count
     # A key of its own for each class.
-    within = _shuffled(
-        turn % count, count, key=_SHUFFLE_KEY + 1 + chosen, seed=seed, n=turn // count
-    )
-    return tf.gather(by_class, tf.gather(starts, chosen) + within)
+    within = _shuffled(turn % count, count, key=_SHUFFLE_KEY + 1 + chosen, seed=seed, n=nth)
+    return tf.gather(by_class, tf.gather(starts, chosen) + within), nth
 
 
 def _shuffled(index, size, *, key, seed, n) -> tf.Tensor:

@@ -136,9 +136,10 @@ class TrainPipeline:
 
         Returns:
             Dataset of what `prepare` takes: (images, labels) as it returns them; with `on_device`,
-            (images, labels, step, rows, numbers) with images uint8 [n, height, width, channels],
-            labels int32 [n], the number of the step, an int64 scalar, the rows of the global batch
-            and the numbers of their examples, int64 [n]. n is global_batch_size / replicas.
+            (images, labels, step, rows, numbers, times) with images uint8 [n, height, width,
+            channels], labels int32 [n], the number of the step, an int64 scalar, the rows of the
+            global batch, the numbers of their examples and for which time these are taken,
+            int64 [n]. n is global_batch_size / replicas.
         """
         here = len(self._rows)
         numbers = tf.data.Dataset.counter(start_step * here)
@@ -160,16 +161,16 @@ class TrainPipeline:
 
     def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step, rows = _place(number, self._rows)
-        numbers, boxes = self._numbers(step, rows), None
+        (numbers, times), boxes = self._numbers(step, rows), None
         if self._crop is not None:
-            stream = self._draws(step, rows, numbers).stream(stream_name(self._crop))
+            stream = self._draws(step, rows, numbers, times).stream(stream_name(self._crop))
             boxes = self._crop.boxes(self.source.sizes(numbers), stream)
         images, labels = _fetch(self.source, self._labels, numbers, boxes)
-        element = images, labels, step, rows, numbers
+        element = images, labels, step, rows, numbers, times
         return element if self.on_device else self._augment(*element)
 
     @unconverted
-    def _draws(self, step: tf.Tensor, rows: tf.Tensor, numbers: tf.Tensor) -> Draws:
+    def _draws(self, step, rows, numbers, times) -> Draws:
         """The random numbers of some rows of a batch."""
         with tf.device("CPU:0"):  # See `Draws`.
             seed = tf.constant([self.seed, 0], tf.int64)
@@ -178,14 +179,13 @@ class TrainPipeline:
         def seen():
             with tf.device("CPU:0"):
                 run_seed = tf.constant([self.seed, 2], tf.int64)  # 1 is the net's.
-            epochs = (step * self.global_batch_size + rows) // len(self.source.labels)
-            return Seen(run_seed, len(self.source.labels), numbers, epochs)
+            return Seen(run_seed, len(self.source.labels), numbers, times)
 
         return Draws(step_seed, rows, self.global_batch_size, seen)
 
-    def _augment(self, images, labels, step, rows, numbers) -> tuple[tf.Tensor, tf.Tensor]:
+    def _augment(self, images, labels, step, rows, numbers, times):
         """Augments and normalizes; a pure function, as described for `batches` and `prepare`."""
-        draws = self._draws(step, rows, numbers)
+        draws = self._draws(step, rows, numbers, times)
         if any(augmentation.soft_labels for augmentation in self.augmentations):
             labels = tf.one_hot(labels, self.num_classes)
         normalized = False
@@ -196,7 +196,7 @@ class TrainPipeline:
         return images if normalized else normalize(images, self.mean, self.std), labels
 
     @unconverted
-    def _numbers(self, step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def _numbers(self, step: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         labels = self.source.labels
         settings = {"global_batch_size": self.global_batch_size, "seed": self.seed}
         if self.balanced:
@@ -206,7 +206,7 @@ class TrainPipeline:
     def numbers(self, step: int) -> np.ndarray:
         """Numbers in the source of the examples in the global batch of a step, int64 [rows]."""
         rows = tf.range(self.global_batch_size, dtype=tf.int64)
-        return self._numbers(tf.constant(step, tf.int64), rows).numpy()
+        return self._numbers(tf.constant(step, tf.int64), rows)[0].numpy()
 
     def find_fault(self, step: int) -> DataError | None:
         """Names the first example in the global batch of a step that cannot be decoded, if any.

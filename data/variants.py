@@ -44,7 +44,7 @@ def count(names: Sequence[str]) -> int:
 
 
 def variants(images: tf.Tensor, names: Sequence[str]) -> list[tf.Tensor]:
-    """The images, uint8 [batch, height, width, channels], and all combinations of their variants.
+    """The images, [batch, height, width, channels], and all combinations of their variants.
 
     Args:
         images: the images.

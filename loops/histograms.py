@@ -19,8 +19,9 @@ class Histograms(Hook):
     `stage_weights/<stage>` are the kernels, without biases and the scales of BatchNorm;
     `stage_gradients/<stage>` the gradients of the loss with respect to them; and
     `stage_activations/<stage>` the outputs of the stage in evaluation. Gradients and activations
-    are those of the batch of the update that led to the step, with the weights after it. A net
-    that is not a sequence of stages has one entry, "net", and no activations.
+    are those of the batch of the update that led to the step, with the weights and at the size of
+    images after it. A net that is not a sequence of stages has one entry, "net", and no
+    activations.
 
     Args:
         writer: of the training points; None on a worker that is not the chief.
@@ -40,6 +41,9 @@ class Histograms(Hook):
             if not getattr(net, "stage_names", ()):
                 return {}
             images, _ = step.prepare(*element)
+            return step.at_its_size(stages, images, step.state.optimizer.iterations.value)
+
+        def stages(images):
             images = tf.cast(images, net.compute_dtype)  # As Keras does when a net is called.
             return dict(net.run_stages(images, training=False))
 

@@ -9,9 +9,11 @@ class Muon(tf.keras.optimizers.Muon):
     The momentum of a kernel [height, width, channels, filters], as a matrix of
     height * width * channels rows, is replaced by the nearest matrix with orthogonal columns or
     rows, approximately, and scaled to a root mean square of 0.2 (Liu et al. 2025, "Muon is
-    Scalable for LLM Training", section 2.2). Heads, biases and BatchNorm follow Adam's rule with a
-    tenth of the learning rate; the weight decay of heads is that of the full rate. Keras' own, made
-    for language models, would leave convolutions to Adam, and not the head.
+    Scalable for LLM Training", section 2.2). Heads, biases, BatchNorm and depthwise kernels, whose
+    channels never meet, follow Adam's rule with a tenth of the learning rate; the weight decay of
+    heads is that of the full rate. Keras' own, made for language models, would leave convolutions
+    to Adam, and not the head. Unlike in Jordan et al. 2024, the first convolution is not left to
+    Adam either.
 
     Args:
         learning_rate: a float or a LearningRateSchedule.
@@ -23,7 +25,7 @@ class Muon(tf.keras.optimizers.Muon):
 
     # Both have no public counterpart.
     def _should_use_adamw(self, variable):
-        return len(variable.shape) != 4
+        return len(variable.shape) != 4 or "depthwise" in variable.path
 
     def _muon_update_step(self, gradient, variable, lr, m):
         m.assign(self.momentum * m + gradient)

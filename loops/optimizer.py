@@ -1,8 +1,8 @@
 """From summed gradients to new weights: optimizers and weight decay.
 
-The update rules are Keras' (Muon's was made to fit convolutions). What Keras' optimizers do around
-a rule is done here instead: clipping must follow the sum over replicas, and weight decay must leave
-BatchNorm and biases out.
+The update rules are Keras' (LAMB's and Muon's were made to fit convolutional nets). What Keras'
+optimizers do around a rule is done here instead: clipping must follow the sum over replicas, and
+weight decay must leave BatchNorm and biases out.
 
 To add an optimizer, add a line to `OPTIMIZERS`.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from loops.lamb import Lamb
 from loops.muon import Muon
 from loops.tracing import with_autograph
 from loops.variables import named_variables, nest
@@ -53,7 +54,7 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adadelta": OptimizerChoice(_keras.Adadelta, 1.0),
     "adagrad": OptimizerChoice(_keras.Adagrad, 0.01),
     "adamax": OptimizerChoice(_keras.Adamax),
-    "lamb": OptimizerChoice(_keras.Lamb),
+    "lamb": OptimizerChoice(Lamb),
     "lion": OptimizerChoice(_keras.Lion, 1e-4),
     "muon": OptimizerChoice(Muon, 0.05, takes_momentum=True),
     "rmsprop": OptimizerChoice(_keras.RMSprop),

@@ -39,8 +39,9 @@ class StepSettings:
     Attributes:
         global_batch_size: examples in an update, over all replicas.
         loss: a key of `loops.losses.LOSSES`.
-        sizes: (step, size) in order: until that step, images are scaled to a height and width;
-            behind the last one they are trained on as they are.
+        sizes: (step, size) in order: until that step, the shorter side of the images is scaled to a
+            size; behind the last one they are trained on as they are.
+        image_size: the shorter side of the images; needed where there are sizes.
         accumulation: number of microbatches a batch is cut into, which run one after the other to
             hold fewer activations; BatchNorm sees each alone. Each replica's examples are its share
             of the first microbatch, then of the second, and so on.
@@ -68,6 +69,7 @@ class StepSettings:
     global_batch_size: int
     loss: str = "cross_entropy"
     sizes: tuple[tuple[int, int], ...] = ()
+    image_size: int = 0
     accumulation: int = 1
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
@@ -82,3 +84,15 @@ class StepSettings:
     seed: int | None = None
     jit: bool = False
     on_nan: str = "stop"
+
+    def pixels(self, start: int, stop: int) -> float:
+        """Pixels of an image, summed over the updates from `start` to `stop`; 1 for full size.
+
+        So it is the number of updates if there are no sizes.
+        """
+        total = 0.0
+        for end, size in self.sizes:
+            end = min(max(end, start), stop)
+            total += (end - start) * (size / self.image_size) ** 2
+            start = end
+        return total + stop - start

@@ -208,13 +208,10 @@ class TrainStep:
                     some_images = tf.identity(some_images)
             # All replicas share a microbatch, so it is the same on any number of them.
             place = number * self.strategy.num_replicas_in_sync + replicas.replica_id_in_sync_group
-            new_gradients, new_sums, *other = self._at_its_size(
-                compute,
-                some_images,
-                some_labels,
-                self.state.optimizer.iterations.value,
-                place * tf.shape(some_images)[0],
-            )
+            step = self.state.optimizer.iterations.value
+            first_row = place * tf.shape(some_images)[0]
+            call = functools.partial(compute, labels=some_labels, step=step, first_row=first_row)
+            new_gradients, new_sums, *other = self.at_its_size(call, some_images, step)
             others.append(other)
             if gradients is None:
                 gradients, sums = new_gradients, new_sums
@@ -224,13 +221,18 @@ class TrainStep:
         gradients, sums = replicas.all_reduce("SUM", (gradients, sums), options=self._exchange)
         return gradients, sums, others
 
-    def _at_its_size(self, compute, images, labels, step, first_row):
-        """`compute`, of images of the size of a step."""
+    def at_its_size(self, compute, images, step):
+        """`compute(images)`, of images that are scaled to the size that a step has.
+
+        Args:
+            compute: a function of images that returns tensors.
+            images: float32 [n, height, width, channels].
+            step: the number of updates before it, an int64 scalar.
+        """
         sizes = self.settings.sizes
 
         def at(size):
-            scaled = images if size is None else rescale(images, size)
-            return compute(scaled, labels, step, first_row)
+            return compute(images if size is None else rescale(images, size))
 
         if not sizes:
             return at(None)

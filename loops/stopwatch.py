@@ -50,6 +50,6 @@ class Stopwatch:
             return 1
         return max(1, int(seconds / self._seconds_per_step))
 
-    def seconds_left(self, steps: int, evaluations: float) -> float:
-        """The estimated time of some steps and evaluations; NaN before any step was timed."""
+    def seconds_left(self, steps: float, evaluations: float) -> float:
+        """The estimated time of steps like the last and of evaluations; NaN before any step."""
         return steps * self._seconds_per_step + evaluations * self._seconds_per_eval

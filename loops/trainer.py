@@ -140,7 +140,10 @@ class Trainer:
         step, plan = self.step, self.plan
         epochs = math.floor(plan.epochs) - math.floor(plan.epoch(step))
         evaluations = 0 if self._val is None else max(epochs, 0) / self._intervals.eval_epochs
-        return self._stopwatch.seconds_left(plan.total_steps - step, evaluations)
+        # An update takes about as long as it has pixels.
+        pixels = self.train_step.settings.pixels
+        steps = pixels(step, plan.total_steps) / pixels(max(step - 1, 0), max(step, 1))
+        return self._stopwatch.seconds_left(steps, evaluations)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update from `step` to `step + 1`."""

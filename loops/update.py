@@ -112,6 +112,8 @@ class StateUpdate:
         for variable, old, new in zip(self._statistics, before, after, strict=True):
             variable.assign(tf.where(finite, new, old))
         self._if(finite, lambda: self._change(gradients), self._updated)
+        if self._slow:  # They go back after a step that counts, with or without an update.
+            self._if(counts & ~finite, self._look_ahead, [*self._slow, *self._weights])
         self._iterations.assign_add(tf.cast(counts, tf.int64))
         self._add_to_window(finite, norm, sums)
 

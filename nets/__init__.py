@@ -24,7 +24,7 @@ from nets.inception_v1 import InceptionV1
 from nets.inception_v2 import InceptionV2
 from nets.inception_v3 import InceptionV3
 from nets.inception_v4 import InceptionV4
-from nets.initialize import first_convolution
+from nets.initialize import convolutions, first_convolution
 from nets.layers import MaxPool
 from nets.net import Net
 from nets.resnet import (
@@ -133,6 +133,27 @@ def check_size(name: str, image_shape: tuple[int, int, int], stem: str | None = 
         )
 
 
+def check_auxiliary_heads(name: str, image_shapes: Sequence[tuple[int, int, int]], stem: str):
+    """Checks that auxiliary heads take images of several sizes, by building the net for each.
+
+    Args:
+        name: a key of `NETS`.
+        image_shapes: (height, width, channels) of each size.
+        stem: "small" or "large".
+
+    Raises:
+        NetError: the shapes of their weights differ.
+    """
+    if net_class(name).auxiliary_weight == 0:
+        return
+    found = set()
+    for shape in image_shapes:
+        heads = build(name, num_classes=1, image_shape=shape, stem=stem).auxiliary_heads
+        found.add(str([v.shape for head in heads.values() for v in head.variables]))
+    if len(found) > 1:
+        raise NetError(f"the auxiliary heads of {name} are made for one size; use --noauxiliary")
+
+
 def check_stages(name: str, freeze: Sequence[str], *, stem: str) -> None:
     """Checks that a net has stages to freeze, and is left something to train.
 
@@ -169,10 +190,23 @@ def check_head(name: str, freeze: Sequence[str], stem: str) -> None:
         raise NetError(f"{net.stage_names[-1]} is frozen")
 
 
-def check_whitening(name: str, stem: str) -> None:
-    """Raises NetError if a net does not begin with a convolution; arguments as `check_stages`."""
-    if first_convolution(NETS[name](1, stem=stem)) is None:
+def check_whitening(name: str, freeze: Sequence[str], stem: str) -> None:
+    """Checks that a net begins with a convolution, and that no random one is frozen with it.
+
+    Args: as those of `check_stages`.
+
+    Raises:
+        NetError: it does not, or the first stage is frozen and has further convolutions.
+    """
+    net = NETS[name](1, stem=stem)
+    if first_convolution(net) is None:
         raise NetError(f"{name} does not begin with a convolution of all channels")
+    first = net.stage_names[0]
+    others = len(convolutions(net.stages[first])) - 1
+    if first in freeze and others:
+        raise NetError(
+            f"{first} of {name} has {others} more convolutions, which would be frozen as they begin"
+        )
 
 
 def _check_is_sequence(name: str, net: Net) -> None:

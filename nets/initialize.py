@@ -27,7 +27,7 @@ def make_identity(net: Net) -> int:
     Returns:
         Number of convolutions.
     """
-    found = [layer for layer in _convolutions(net) if layer is not first_convolution(net)]
+    found = [layer for layer in convolutions(net) if layer is not first_convolution(net)]
     for layer in found:
         kernel = layer.conv.kernel.numpy()
         height, width, inputs, filters = kernel.shape
@@ -89,6 +89,7 @@ def first_convolution(net: Net) -> Convolution | None:
     return stage
 
 
-def _convolutions(net: Net) -> list[Convolution]:
-    layers = tf.train.TrackableView(net).descendants()
+def convolutions(layer: tf.keras.layers.Layer) -> list[Convolution]:
+    """All convolutions in a net or a stage, built or not."""
+    layers = tf.train.TrackableView(layer).descendants()
     return [layer for layer in layers if isinstance(layer, Convolution)]

@@ -3,7 +3,8 @@
 Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.1 and listing 1, after
 Page 2019, "How to Train Your ResNet", and Balsam 2023, "hlb-CIFAR10". Differences from the paper:
 the scales of BatchNorm are trained, and so is the bias of the first layer to the end, unless the
-stem is frozen; filters beyond those of the identity begin as in He et al. 2015.
+stem is frozen; filters beyond those of the identity begin as in He et al. 2015, and the head as in
+Glorot & Bengio 2010, with 2.4 times the standard deviation of PyTorch's default.
 """
 
 import math

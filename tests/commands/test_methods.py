@@ -1,8 +1,12 @@
 """Settings for short trainings, through the commands."""
 
+import types
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 import data
 from commands import build, session
@@ -10,6 +14,7 @@ from commands.checks import parse_train_sizes
 from commands.config import Config
 from commands.run import Run
 from commands.setting import ConfigError
+from loops.settings import StepSettings
 from nets.initialize import whiten
 from tests.commands.helpers import TINY, call, refused, tiny_net
 
@@ -28,8 +33,16 @@ def _tiny_net():
 @pytest.mark.slow
 def test_a_run_with_all_of_them(tmp_path, capsys):
     at = f"--run_dir={tmp_path / 'run'}"
-    call("train.py", *TINY, *METHODS, "--epochs=2", "--learning_rate=0.05", at)
+    flags = ("--epochs=2", "--learning_rate=0.05", "--histogram_steps=3")
+    call("train.py", *TINY, *METHODS, *flags, at)
     run = Run.open(tmp_path / "run")
+    # Of batches of 256 with 8 channels, at 5x5 pixels, and at 8x8, of which every other is taken.
+    shown = EventAccumulator(str(tmp_path / "run/train"), size_guidance={"tensors": 0}).Reload()
+    counts = {
+        event.step: tf.make_ndarray(event.tensor_proto)[:, 2].sum()
+        for event in shown.Tensors("stage_activations/stem")
+    }
+    assert (counts[3], counts[9]) == (256 * 5 * 5 * 8, 256 * 8 * 8 * 8 / 2)
     scores = call("eval.py", at, "--device=cpu")
     assert scores["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
     assert call("eval.py", at, "--device=cpu", "--tta=flip")["loss"] != scores["loss"]
@@ -55,6 +68,8 @@ def test_a_run_with_all_of_them(tmp_path, capsys):
         (("--whiten", "--init_from=keras"), "--init_from replaces what --whiten"),
         (("--whiten", "--net=inception_v2", "--image_size=64"), "does not begin with a convolut"),
         (("--train_sizes=5:0.001",), "steps, none are left for 5 pixels"),
+        (("--train_sizes=5:0.999",), "steps, none are left for 8 pixels"),
+        (("--whiten", "--net=inception_v3", "--freeze=stem"), "more convolutions, which would be"),
         (("--lookahead_steps=999",), "--lookahead_steps=999 is more than the "),
         (("--tta=rotate",), "--tta"),
     ],
@@ -62,6 +77,50 @@ def test_a_run_with_all_of_them(tmp_path, capsys):
 def test_what_is_refused(flags, line, tmp_path, capsys):
     assert line in refused(capsys, "train.py", *TINY, *flags, f"--run_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "smaller", "auxiliary"), [(64, 48, True), (64, 48, False), (32, 24, True)]
+)
+def test_auxiliary_heads_that_are_made_for_one_size_are_refused(size, smaller, auxiliary):
+    """Those of small grids are not, which are padded to one size."""
+    source = types.SimpleNamespace(
+        labels=range(512), image_shape=(size, size, 1), fingerprint=lambda: 0
+    )
+    dataset = data.Dataset(
+        "some", ("a", "b"), dict.fromkeys(("train", "test"), source), (0.5,), (0.25,)
+    )
+    config = Config(net="inception_v1", train_sizes=(f"{smaller}:0.5",), auxiliary=auxiliary)
+    if size == 64 and auxiliary:
+        with pytest.raises(ConfigError, match=r"--train_sizes: the auxiliary heads .*auxiliary$"):
+            build.resolve(config, dataset)
+    else:
+        assert build.resolve(config, dataset).stem == "small"
+
+
+def test_images_are_read_for_whitening_once(tmp_path, monkeypatch):
+    """Not when the run is resumed."""
+    calls, run = [], f"--run_dir={tmp_path / 'run'}"
+    examples = session.some_examples
+
+    def noted(dataset):
+        return lambda count: (calls.append(count), examples(dataset)(count))[1]
+
+    monkeypatch.setattr(session, "some_examples", noted)
+    call("train.py", *TINY, "--whiten", "--epochs=1", run)
+    assert len(calls) == 1
+    (tmp_path / "run" / "result.json").unlink()
+    call("train.py", *TINY, "--whiten", "--epochs=1", run)
+    assert len(calls) == 1
+
+
+def test_pixels_of_the_rest_of_a_run():
+    settings = StepSettings(8, sizes=((10, 16), (20, 24)), image_size=32)
+    assert settings.pixels(0, 40) == 10 / 4 + 10 * 9 / 16 + 20
+    assert settings.pixels(5, 6) == 1 / 4
+    assert settings.pixels(15, 30) == 5 * 9 / 16 + 10
+    assert settings.pixels(25, 30) == 5
+    assert StepSettings(8).pixels(5, 30) == 25
 
 
 def test_the_state_and_the_updates_are_as_the_flags_say(one_replica):

@@ -144,7 +144,7 @@ def test_the_examples_are_those_of_the_batch(run_dir, replayed):
         size=1295,
         global_batch_size=64,
         seed=0,
-    ).numpy()
+    )[0].numpy()
     train = Run.open(run_dir).dataset().splits["train"]
     assert sorted(x["row"] for x in found) == list(range(64))
     assert [x["loss"] for x in found] == sorted((x["loss"] for x in found), reverse=True)
@@ -287,9 +287,10 @@ def test_the_state_is_of_the_same_history(tmp_path, run_dir, monkeypatch, saved,
     monkeypatch.setattr("commands.earlier_state.restore_state", lambda state, path: None)
     if start is None:
         with pytest.raises(RunError, match=rf"so that of step {step} is not known"):
-            restore_before(run, step, lambda start: "state", say=print)
+            restore_before(run, step, lambda start, is_initial: "state", say=print)
         return
-    _, found = restore_before(run, step, lambda start: "state", say=print)
+    state, found = restore_before(run, step, lambda start, is_initial: is_initial, say=print)
+    assert state == (start == "initial")
     expected = None if start == "initial" else f"{tmp_path}/{start}"
     assert (found and found.path) == expected
 

@@ -74,6 +74,18 @@ def test_the_range_test_suggests_a_rate_and_makes_no_run(tmp_path, capsys):
     assert rate == pytest.approx(table[table[:, 2].argmin(), 0] / 10, rel=0.06)
 
 
+@pytest.mark.slow
+def test_the_range_test_is_at_full_size(tmp_path):
+    losses = []
+    for sizes in ("none", "5:0.9"):
+        run_dir = tmp_path / sizes[0]
+        flags = ("--find_learning_rate", f"--train_sizes={sizes}", f"--run_dir={run_dir}")
+        call("train.py", *TINY, *flags)
+        with open(f"{run_dir}.learning_rate.csv") as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file)][:9])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
     """A folder with 40 dark images of one class and 8 bright ones of another."""

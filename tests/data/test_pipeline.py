@@ -47,7 +47,7 @@ def numbers(step, size, batch_size, seed):
     rows = tf.range(batch_size, dtype=tf.int64)
     return example_numbers(
         tf.constant(step, tf.int64), rows, size=size, global_batch_size=batch_size, seed=seed
-    ).numpy()
+    )[0].numpy()
 
 
 def assert_equal(left, right):
@@ -355,6 +355,22 @@ def test_an_image_is_mirrored_in_every_other_epoch(on_device):
     assert 70 < mirrored[0].sum() < 130
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_with_balanced_sampling_an_image_is_mirrored_every_other_time(on_device):
+    """Whether it is taken several times in an epoch or less often; in one epoch, in any order."""
+    images = source(30).images.numpy()
+    uneven = ArraySource(images, np.array([0] * 24 + [1] * 6))
+    made = pipeline(10, "alternating_flip", source=uneven, balanced=True, on_device=on_device)
+    found = {number: [] for number in range(30)}
+    for element in made.batches(0, 9 * 3):  # Nine epochs.
+        for image in made.prepare(*element)[0].numpy().round().astype(np.uint8):
+            number = image[0, 0, 0]
+            found[number].append(not np.array_equal(image, images[number]))
+    assert {len(mirrored) for mirrored in found.values()} == {5, 6, 22, 23}
+    for mirrored in found.values():
+        assert abs(2 * sum(mirrored) - len(mirrored)) <= 1
+
+
 def test_mixed_labels_sum_to_one():
     for mixing in ("mixup:0.2", "cutmix:1", "mixup:0.2|cutmix:1"):
         for images, labels in batches(stop=2, augment=mixing, batch_size=64):
@@ -405,7 +421,7 @@ def balanced_epochs(labels, epochs, batch_size=7, seed=3):
             labels=labels,
             global_batch_size=batch_size,
             seed=seed,
-        )
+        )[0]
         for step in range(steps)
     ]
     return np.concatenate(found)[: epochs * size].reshape(epochs, size)

@@ -86,9 +86,18 @@ def own_weights(name, strategy, steps, rate=RATE, **settings):
     return [variable.numpy() for variable in net.trainable_variables]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("lamb", "muon")])
 def test_updates_are_those_of_keras(name, one_replica):
     assert_close(own_weights(name, one_replica, 5), keras_weights(name, 5))
+
+
+def test_lamb_is_that_of_keras_for_kernels_and_adam_for_the_others(strategy):
+    """Biases begin at 0, and an update in proportion to their norm would leave them near it."""
+    found = own_weights("lamb", strategy, 5)
+    kernels, others = keras_weights("lamb", 5), keras_weights("adam", 5)
+    expected = [k if k.ndim > 1 else o for k, o in zip(kernels, others, strict=True)]
+    assert {x.ndim for x in found} == {1, 2, 4}
+    assert_close(found, expected)
 
 
 def test_muon_makes_updates_of_convolutions_orthogonal(one_replica):
@@ -122,9 +131,20 @@ def test_muon_has_the_momentum_of_nesterov(one_replica):
     np.testing.assert_allclose(factors - np.diag(np.diag(factors)), 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_updates_are_those_of_keras_on_two_replicas(name, two_replicas):
     assert_close(own_weights(name, two_replicas, 5), keras_weights(name, 5))
+
+
+def test_muon_leaves_depthwise_kernels_to_adam():
+    layer = tf.keras.layers.DepthwiseConv2D(3, depth_multiplier=8, use_bias=False)
+    layer.build((None, 8, 8, 3))
+    kernel, start = layer.trainable_variables[0], layer.trainable_variables[0].numpy()
+    assert kernel.shape == (3, 3, 3, 8)
+    gradient = tf.constant(np.random.default_rng(0).normal(size=kernel.shape), tf.float32)
+    make_optimizer("muon", layer, 0.0).update_step(gradient, kernel, 0.5)
+    # Adam's first update is of the rate, in the direction of the gradient.
+    np.testing.assert_allclose(start - kernel.numpy(), 0.05 * np.sign(gradient), rtol=1e-3)
 
 
 def test_muon_is_the_same_on_two_replicas(one_replica, two_replicas):

@@ -127,6 +127,27 @@ def test_lookahead_by_hand(strategy, compile_update):
     assert sorted(state.parts()["slow"]["dense"]) == ["bias", "kernel"]
 
 
+@pytest.mark.parametrize("compile_update", [False, True])
+@pytest.mark.parametrize("loss_scale", [False, True])
+def test_lookahead_when_an_update_is_dropped(one_replica, loss_scale, compile_update):
+    """Its step counts: half of the way back from where the update before has left the weights."""
+    state = make_state(one_replica, momentum=0.0, lookahead=True, loss_scale=loss_scale)
+    images, labels = examples()
+    # With a loss scale, the gradients overflow and the loss does not.
+    bad = np.full_like(images, 1e36 if loss_scale else np.nan)
+    start = weights(state.net)
+    after = updated(start, gradients_by_hand(state.net, images, labels))
+    settings = {"lookahead_steps": 2, "on_nan": "skip", "compile_update": compile_update}
+    step = take_steps(one_replica, state, [(images, labels)], **settings)
+    assert_close(weights(state.net), after)
+    take_steps(one_replica, state, [(bad, labels)], step)
+    assert state.step == 2
+    expected = [(s + w) / 2 for s, w in zip(start, after, strict=True)]
+    assert_close(weights(state.net), expected)
+    slow = state.parts()["slow"]["dense"]
+    assert_close([slow["kernel"].numpy(), slow["bias"].numpy()], expected)
+
+
 class Pooled(tf.keras.layers.Layer):
     """Images of any height and width to three logits, by the first of their rows alone."""
 

@@ -51,9 +51,17 @@ def test_the_filters_of_small_eigenvalues_are_bounded():
 
 
 def test_a_net_that_begins_otherwise_is_refused():
-    nets.check_whitening("resnet50_v2", "large")
+    nets.check_whitening("resnet50_v2", (), "large")
     with pytest.raises(nets.NetError, match="inception_v2 does not begin with a convolution"):
-        nets.check_whitening("inception_v2", "large")
+        nets.check_whitening("inception_v2", (), "large")
+
+
+def test_random_convolutions_are_not_frozen_with_the_first():
+    for name in ("speednet", "inception10", "resnet18", "resnet50_v2"):
+        nets.check_whitening(name, ("stem",), "small")
+    nets.check_whitening("inception_v1_bn", ("stage_3",), "small")
+    with pytest.raises(nets.NetError, match="stem of inception_v1_bn has 2 more convolutions"):
+        nets.check_whitening("inception_v1_bn", ("stem",), "small")
 
 
 def test_convolutions_begin_as_identities():
