@@ -53,7 +53,7 @@ def check_same(chain, replicas, microbatches):
     found, prepare = elements(device), tf.function(device.prepare)
     assert len(found) == len(expected) == 2 * replicas
     for number, (element, (images, labels)) in enumerate(zip(found, expected, strict=True)):
-        assert [x.dtype for x in element] == [tf.uint8, tf.int32, *[tf.int64] * 3]
+        assert [x.dtype for x in element] == [tf.uint8, tf.int32, *[tf.int64] * 4]
         assert element[2].numpy() == 5 + number // replicas
         new_images, new_labels = prepare(*element)
         assert new_images.dtype == tf.float32
