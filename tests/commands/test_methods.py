@@ -80,7 +80,12 @@ def test_what_is_refused(flags, line, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("size", "smaller", "auxiliary"), [(64, 48, True), (64, 48, False), (32, 24, True)]
+    ("size", "smaller", "auxiliary"),
+    [
+        (64, 48, True),
+        pytest.param(64, 48, False, marks=pytest.mark.slow),
+        pytest.param(32, 24, True, marks=pytest.mark.slow),
+    ],
 )
 def test_auxiliary_heads_that_are_made_for_one_size_are_refused(size, smaller, auxiliary):
     """Those of small grids are not, which are padded to one size."""
@@ -98,6 +103,7 @@ def test_auxiliary_heads_that_are_made_for_one_size_are_refused(size, smaller, a
         assert build.resolve(config, dataset).stem == "small"
 
 
+@pytest.mark.slow
 def test_images_are_read_for_whitening_once(tmp_path, monkeypatch):
     """Not when the run is resumed."""
     calls, run = [], f"--run_dir={tmp_path / 'run'}"
