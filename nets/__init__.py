@@ -133,7 +133,9 @@ def check_size(name: str, image_shape: tuple[int, int, int], stem: str | None = 
         )
 
 
-def check_auxiliary_heads(name: str, image_shapes: Sequence[tuple[int, int, int]], stem: str):
+def check_auxiliary_heads(
+    name: str, image_shapes: Sequence[tuple[int, int, int]], stem: str
+) -> None:
     """Checks that auxiliary heads take images of several sizes, by building the net for each.
 
     Args:
