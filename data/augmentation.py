@@ -36,13 +36,14 @@ class Seen(NamedTuple):
         seed: int64 [2], of the run.
         size: number of examples of the split.
         numbers: number of the example of each row, int64 [rows].
-        times: for which time that example is taken, int64 [rows], from 0 (see `data/order.py`).
+        occurrences: which occurrence of that example it is, int64 [rows], from 0 (see
+            `data/order.py`).
     """
 
     seed: tf.Tensor
     size: int
     numbers: tf.Tensor
-    times: tf.Tensor
+    occurrences: tf.Tensor
 
 
 class Draws:
@@ -108,12 +109,12 @@ class Draws:
         of_all = tf.random.stateless_uniform((seen.size,), self._stream_seed(name, seen.seed))
         return tf.gather(of_all, seen.numbers)
 
-    def times(self) -> tf.Tensor:
-        """For which time the example of each row is taken, int64 [rows], from 0.
+    def occurrences(self) -> tf.Tensor:
+        """Which occurrence of its example each row is, int64 [rows], from 0.
 
         That is the epoch, unless sampling is balanced.
         """
-        return self._seen().times
+        return self._seen().occurrences
 
     @unconverted
     def beta(self, alpha: float, name: str = "") -> tf.Tensor:

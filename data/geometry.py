@@ -159,5 +159,5 @@ class AlternatingFlip(Rearrangement):
     """
 
     def places(self, size, draws):
-        mirrored = tf.math.logical_xor(draws.of_example() < 0.5, draws.times() % 2 == 1)
+        mirrored = tf.math.logical_xor(draws.of_example() < 0.5, draws.occurrences() % 2 == 1)
         return None, flip_columns(size[1], tf.where(mirrored, 0.0, 1.0))

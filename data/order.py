@@ -13,7 +13,7 @@ _SHUFFLE_ROUNDS = 24
 def example_numbers(
     step: tf.Tensor, rows: tf.Tensor, *, size: int, global_batch_size: int, seed: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Numbers of the examples in some rows of a batch, and for which time each is taken.
+    """Numbers of the examples in some rows of a batch, and which occurrence of each it is.
 
     Epochs follow each other without a gap: place `p = step * global_batch_size + row` is in epoch
     `p // size`, and every epoch is a permutation of its own.
@@ -26,7 +26,7 @@ def example_numbers(
         seed: of the run.
 
     Returns:
-        Numbers, int64 [n], each in [0, size); and the times, int64 [n] from 0: the epochs.
+        Numbers, int64 [n], each in [0, size); and occurrences, int64 [n], from 0: the epochs.
     """
     places = step * global_batch_size + rows
     epochs = places // size
@@ -52,8 +52,8 @@ def balanced_numbers(
         seed: of the run.
 
     Returns:
-        Numbers, int64 [n], each in [0, size); and the times, int64 [n] from 0, of which those of an
-        example in one epoch are in no order.
+        Numbers, int64 [n], each in [0, size); and occurrences, int64 [n], from 0. Those of an
+        example within an epoch are in random order.
     """
     size = len(labels)
     by_class = tf.constant(np.argsort(labels, kind="stable"), tf.int64)

@@ -136,10 +136,10 @@ class TrainPipeline:
 
         Returns:
             Dataset of what `prepare` takes: (images, labels) as it returns them; with `on_device`,
-            (images, labels, step, rows, numbers, times) with images uint8 [n, height, width,
+            (images, labels, step, rows, numbers, occurrences) with images uint8 [n, height, width,
             channels], labels int32 [n], the number of the step, an int64 scalar, the rows of the
-            global batch, the numbers of their examples and for which time these are taken,
-            int64 [n]. n is global_batch_size / replicas.
+            global batch, the numbers of their examples and which occurrence of them
+            it is, int64 [n]. n is global_batch_size / replicas.
         """
         here = len(self._rows)
         numbers = tf.data.Dataset.counter(start_step * here)
@@ -161,16 +161,16 @@ class TrainPipeline:
 
     def _element(self, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step, rows = _place(number, self._rows)
-        (numbers, times), boxes = self._numbers(step, rows), None
+        (numbers, occurrences), boxes = self._numbers(step, rows), None
         if self._crop is not None:
-            stream = self._draws(step, rows, numbers, times).stream(stream_name(self._crop))
+            stream = self._draws(step, rows, numbers, occurrences).stream(stream_name(self._crop))
             boxes = self._crop.boxes(self.source.sizes(numbers), stream)
         images, labels = _fetch(self.source, self._labels, numbers, boxes)
-        element = images, labels, step, rows, numbers, times
+        element = images, labels, step, rows, numbers, occurrences
         return element if self.on_device else self._augment(*element)
 
     @unconverted
-    def _draws(self, step, rows, numbers, times) -> Draws:
+    def _draws(self, step, rows, numbers, occurrences) -> Draws:
         """The random numbers of some rows of a batch."""
         with tf.device("CPU:0"):  # See `Draws`.
             seed = tf.constant([self.seed, 0], tf.int64)
@@ -179,13 +179,13 @@ class TrainPipeline:
         def seen():
             with tf.device("CPU:0"):
                 run_seed = tf.constant([self.seed, 2], tf.int64)  # 1 is the net's.
-            return Seen(run_seed, len(self.source.labels), numbers, times)
+            return Seen(run_seed, len(self.source.labels), numbers, occurrences)
 
         return Draws(step_seed, rows, self.global_batch_size, seen)
 
-    def _augment(self, images, labels, step, rows, numbers, times):
+    def _augment(self, images, labels, step, rows, numbers, occurrences):
         """Augments and normalizes; a pure function, as described for `batches` and `prepare`."""
-        draws = self._draws(step, rows, numbers, times)
+        draws = self._draws(step, rows, numbers, occurrences)
         if any(augmentation.soft_labels for augmentation in self.augmentations):
             labels = tf.one_hot(labels, self.num_classes)
         normalized = False

@@ -1,4 +1,4 @@
-"""LAMB with one rate for biases and for BatchNorm (You et al. 2020)."""
+"""LAMB with Adam's rule for biases and BatchNorm (You et al. 2020)."""
 
 import tensorflow as tf
 

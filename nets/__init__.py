@@ -195,7 +195,7 @@ def check_head(name: str, freeze: Sequence[str], stem: str) -> None:
 def check_whitening(name: str, freeze: Sequence[str], stem: str) -> None:
     """Checks that a net begins with a convolution, and that no random one is frozen with it.
 
-    Args: as those of `check_stages`.
+    The arguments are those of `check_stages`.
 
     Raises:
         NetError: it does not, or the first stage is frozen and has further convolutions.
@@ -206,9 +206,7 @@ def check_whitening(name: str, freeze: Sequence[str], stem: str) -> None:
     first = net.stage_names[0]
     others = len(convolutions(net.stages[first])) - 1
     if first in freeze and others:
-        raise NetError(
-            f"{first} of {name} has {others} more convolutions, which would be frozen as they begin"
-        )
+        raise NetError(f"{first} of {name} has {others} more convolutions, which would stay random")
 
 
 def _check_is_sequence(name: str, net: Net) -> None:

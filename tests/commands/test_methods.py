@@ -69,7 +69,10 @@ def test_a_run_with_all_of_them(tmp_path, capsys):
         (("--whiten", "--net=inception_v2", "--image_size=64"), "does not begin with a convolut"),
         (("--train_sizes=5:0.001",), "steps, none are left for 5 pixels"),
         (("--train_sizes=5:0.999",), "steps, none are left for 8 pixels"),
-        (("--whiten", "--net=inception_v3", "--freeze=stem"), "more convolutions, which would be"),
+        (
+            ("--whiten", "--net=inception_v3", "--freeze=stem"),
+            "more convolutions, which would stay",
+        ),
         (("--lookahead_steps=999",), "--lookahead_steps=999 is more than the "),
         (("--tta=rotate",), "--tta"),
     ],
