@@ -13,9 +13,9 @@ import pictures
 from commands import build
 from commands.run import Run
 from commands.saved_config import DataInfo
+from loops.best import best_row
 from loops.distributed.workers import Workers
 from loops.errors import SaveError, reason
-from loops.metrics import higher_is_better
 from loops.records.predictions import Predictions
 
 COUNT = 32  # Images in a grid.
@@ -118,14 +118,8 @@ def _merged(rows: Sequence[dict]) -> list[dict]:
 
 
 def best_epoch(rows: Sequence[dict], metric: str) -> float | None:
-    """The epoch of the best row on the validation split, as `loops.best` chooses it, if any."""
-    sign = 1 if higher_is_better(metric) else -1
-
-    def rank(row: dict) -> tuple[float, float]:
-        ranks = sign * row.get(metric, math.nan), -row["loss"]
-        return tuple(-math.inf if math.isnan(x) else x for x in ranks)
-
-    best = max((row for row in rows if row["split"] == "val"), key=rank, default=None)
+    """The epoch of the best row on the validation split, if any."""
+    best = best_row(metric, rows)
     return None if best is None else best["epoch"]
 
 

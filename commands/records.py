@@ -6,7 +6,6 @@ said of fewer or of other runs than it seems.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -15,17 +14,16 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from absl import flags as absl_flags
 
 from commands import build, flags
 from commands.config import Config
 from commands.options import TrainOptions
 from commands.run import Run
-from commands.saved_config import DataInfo
+from commands.saved_config import DataInfo, decode
 from commands.setting import ConfigError, Count, NonNegative, Text, text
 from data import Dataset
-from loops.best import rank
+from loops.best import best_row
 from loops.records.run import CONFIG, METRICS, RESULT, TIMES, read_json, without_nan
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "recipes"
@@ -45,6 +43,14 @@ class Seconds:
     def total(self) -> float:
         """Without pictures, which earlier runs did not count."""
         return self.start + self.training + self.evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Accuracies:
+    """What `result.json` says of the test split; None for a class without images."""
+
+    top_1_accuracy: float
+    per_class: dict[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,11 +97,16 @@ def recipe_names() -> list[str]:
 
 
 def record_directories(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-    """The directories of runs, and those named as the ones of seeds, at or below some paths."""
+    """The directories of runs, and those named as the ones of seeds, at or below some paths.
+
+    Hidden directories below them are left out: `recipes/rerun.py` copies to one before it replaces
+    records.
+    """
     found, seen = set(), set()
     for path in paths:
         for parent, names, files in os.walk(pathlib.Path(path).expanduser(), followlinks=True):
             here = pathlib.Path(parent).resolve()
+            names[:] = [name for name in names if not name.startswith(".")]
             if CONFIG in files or here.name.startswith("seed_"):
                 found.add(here)
             if here in found or here in seen:
@@ -195,14 +206,11 @@ def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         raise ConfigError(
             f"{run.path / METRICS} has rows of training up to step {last:,}, not {planned:,}"
         )
-    validated = [row for row in rows if row["split"] == "val"]
     selected = "val" if "val" in run.data.examples else None
     if run.result["selected_on"] != selected:
         raise ConfigError(f"{run.path / RESULT}: selected_on must be {json.dumps(selected)}")
-    if selected:  # Of equal rows, the first. A row without figures is none.
-        metric = run.config.best_metric
-        whole = [row for row in validated if {metric, "loss"} <= row.keys()]
-        best = max(whole, key=functools.partial(rank, metric), default={})
+    if selected:
+        best = best_row(run.config.best_metric, rows) or {}
         step, kind = best.get("step"), "the step that is best on val"
     else:
         step, kind = trained[-1], "the last step"
@@ -212,11 +220,15 @@ def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _check_accuracies(run: Run) -> None:
     """Checks that the accuracies are possible on the test split, and agree with each other."""
-    path, result = run.path / RESULT, run.result
-    top_1, examples = result["top_1_accuracy"], run.data.examples["test"]
-    by_class = [value for value in result["per_class"].values() if value is not None]
+    path, examples = run.path / RESULT, run.data.examples["test"]
+    try:
+        result = decode(run.result, _Accuracies)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    top_1 = result.top_1_accuracy
+    by_class = [value for value in result.per_class.values() if value is not None]
     for value in (top_1, *by_class):
-        if not (isinstance(value, int | float) and 0 <= value <= 1):
+        if not 0 <= value <= 1:
             raise ConfigError(f"{path}: an accuracy is {value}, which is not in [0, 1]")
     if abs(top_1 * examples - round(top_1 * examples)) > 1e-3:
         raise ConfigError(f"{path}: top_1_accuracy is not that of {examples:,} images")
@@ -226,6 +238,6 @@ def _check_accuracies(run: Run) -> None:
 
 def _read_cost(path: pathlib.Path) -> Cost:
     try:
-        return msgspec.convert(read_json(path), Cost)
-    except msgspec.ValidationError as error:
+        return decode(read_json(path), Cost)
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error

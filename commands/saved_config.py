@@ -123,7 +123,7 @@ def read_config(run_dir: pathlib.Path) -> SavedConfig:
         if field.metadata["derived"] and getattr(config, field.name) is None:
             raise ConfigError(f"{path}: --{field.name} has no value; correct the file")
     try:
-        saved = _convert({**content, "settings": dataclasses.asdict(config)}, SavedConfig)
+        saved = decode({**content, "settings": dataclasses.asdict(config)}, SavedConfig)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}; correct the file, or use another run") from error
     size, shape = config.image_size, saved.data.image_shape
@@ -169,8 +169,8 @@ def read_result(run_dir: pathlib.Path, metrics: tuple[str, ...] = ()) -> dict | 
     figures = [name for name in ("loss", *metrics) if name in result]
     numbers = msgspec.defstruct("Figures", [(name, float | None) for name in figures])
     try:
-        _convert(result, _Result)
-        _convert(result, numbers)
+        decode(result, _Result)
+        decode(result, numbers)
     except ValueError as error:
         raise RunError(
             f"{path} is not a result ({error}); remove it to have the run scored again"
@@ -178,7 +178,7 @@ def read_result(run_dir: pathlib.Path, metrics: tuple[str, ...] = ()) -> dict | 
     return result | {name: math.nan for name in figures if result[name] is None}
 
 
-def _convert(content: dict, cls: type[_Content]) -> _Content:
+def decode(content: dict, cls: type[_Content]) -> _Content:
     """Raises ValueError, which names the place, if the content is not what a class describes."""
     try:
         return msgspec.convert(content, cls)

@@ -1,7 +1,8 @@
 """Which state of a run is the best on validation."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
 
@@ -21,6 +22,16 @@ def rank(metric: str, figures: Mapping[str, float]) -> tuple[float, float]:
     sign = 1 if higher_is_better(metric) else -1
     signed = (sign * figures[metric], -figures["loss"])
     return tuple(-math.inf if math.isnan(x) else float(x) for x in signed)
+
+
+def best_row(metric: str, rows: Iterable[Mapping]) -> Mapping | None:
+    """The best of the rows of `metrics.jsonl` on the validation split; of equal ones, the first.
+
+    A row without the figures that `rank` takes is none.
+    """
+    figures = {metric, "loss"}
+    whole = [row for row in rows if row["split"] == "val" and figures <= row.keys()]
+    return max(whole, key=functools.partial(rank, metric), default=None)
 
 
 class Best:

@@ -43,14 +43,17 @@ def compare_curves(
     values = np.concatenate([mean for curves in shown.values() for _, mean, _ in curves.values()])
     is_share = higher_is_better and values.min() >= 0 and values.max() <= 1
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    pick = max if higher_is_better else min
+    lines, best = {}, {}  # By group; the best of the last panel in which it has points.
     for ax, (title, curves) in zip(axes, shown.items(), strict=True):
         ax.set_title(title)
         epoch_axis(ax)
-        lines = _draw(ax, curves, {name: len(runs) for name, runs in panels[title].items()})
+        drawn = _draw(ax, curves, {name: len(runs) for name, runs in panels[title].items()})
+        lines |= drawn
+        best |= {name: pick(curves[name][1]) for name in drawn}
     axes[0].set_ylabel(printable(metric_label, _NAME_WIDTH))
     if is_share:
         axes[0].yaxis.set_major_formatter(percent)
-    best = {name: (max if higher_is_better else min)(curves[name][1]) for name in lines}
     order = sorted(lines, key=best.get, reverse=higher_is_better)
     figure.legend(handles=[lines[name] for name in order], loc="outside lower center", ncols=2)
     return figure

@@ -63,8 +63,13 @@ def test_the_quick_recipes_take_less_than_an_hour():
         ([90.0, 90.2, 90.4], [90.1, 90.3, 90.5], "holds"),
         ([90.0, 90.2, 90.4], [88.0, 88.2, 88.4], "FAILED: worse"),
         ([90.0, 90.2, 90.4], [92.0, 92.2, 92.4], "differs: better"),
-        # Welch: p is 0.14. Yet 3 points are too much.
-        ([90.0, 92.0, 94.0], [87.0, 89.0, 91.0], "FAILED: worse"),
+        # Welch: p is 0.02. Yet 1.5 points, 3.7 standard errors, are too much.
+        ([90.0, 90.5, 91.0], [88.5, 89.0, 89.5], "FAILED: worse"),
+        ([90.0, 92.0, 94.0], [87.0, 89.0, 91.0], "holds"),  # 1.8 standard errors.
+        # A single seed, beside those of the same recipe.
+        ([90.0, 92.0, 94.0], [87.0], "holds"),  # 2.2 standard errors.
+        ([90.0], [87.0, 89.0, 91.0], "holds"),
+        ([90.0, 92.0, 94.0], [84.0], "FAILED: worse"),  # 3.5.
         ([90.0, 92.0, 94.0], [93.0, 95.0, 97.0], "holds"),
         # Without any spread.
         ([90.0, 90.0], [90.0, 90.0, 90.0], "holds"),
@@ -176,6 +181,16 @@ def test_runs_from_elsewhere_are_not_trained(world, capsys):
     assert world.main("digits", f"--from={world.root / 'mine'}") == 0
     assert world.trained == []
     assert "(n = 1); recorded" in capsys.readouterr().out
+
+
+def test_runs_from_elsewhere_are_by_default_all_that_are_there(world, capsys):
+    mine = world.root / "mine"
+    for recipe in ("resnet18", "nonsense"):
+        (mine / recipe / "seed_7").mkdir(parents=True)
+    assert world.main(f"--from={mine}", "--record") == 1  # There are no files to be copied.
+    assert capsys.readouterr().out.startswith("resnet18: complete, ")
+    assert world.main(f"--from={mine / 'resnet18'}") == 2
+    assert "--from: there are no runs of recipes in" in capsys.readouterr().err
 
 
 def test_other_data_are_not_trained_on_in_vain(world, monkeypatch, capsys):
@@ -342,3 +357,4 @@ def test_records_stay_until_new_ones_are_whole(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=f"in no commit .{commit}"):
             rerun.record("digits", [run(0, 0.5, 20.0, commit)])
     assert contents(tmp_path / "results" / "digits") == before
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["digits"]

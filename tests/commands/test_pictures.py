@@ -94,6 +94,7 @@ def test_best_epoch():
     assert best_epoch(rows, "top_1_accuracy") == 3
     assert best_epoch(rows, "loss") == 5
     assert best_epoch([], "loss") is None
+    assert best_epoch([*rows, {"split": "val", "epoch": 9}], "loss") == 5  # Without figures.
 
 
 class Writer:

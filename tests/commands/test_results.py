@@ -204,6 +204,17 @@ def without_loss(root):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def no_accuracy_at_all(root):
+    """Removes the accuracy from both files that have it."""
+    edited("result.json", lambda x: x.pop(ACCURACY))(root)
+    path = root / ONE / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["split"] == "test":
+            del row[ACCURACY]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 DAMAGE = {
     **{f"no {name}": (lambda root, n=name: (root / ONE / n).unlink(), name) for name in FILES},
     "empty": (lambda root: (root / "small" / "seed_7").mkdir(), "seed_7/config.json is missing"),
@@ -285,6 +296,18 @@ DAMAGE = {
         edited("result.json", lambda x: x.update(per_class={})),
         "is not within those of the classes",
     ),
+    "classes are missing": (
+        edited("result.json", lambda x: x.pop("per_class")),
+        "seed_1/result.json: Object missing required field per_class",
+    ),
+    "classes without names": (
+        edited("result.json", lambda x: x.update(per_class=[0.5])),
+        "seed_1/result.json: per_class: expected object, got array",
+    ),
+    "no accuracy at all": (
+        no_accuracy_at_all,
+        "seed_1/result.json: Object missing required field top_1_accuracy",
+    ),
     "copied seed": (copied, "seed_1/metrics.jsonl is the same as that of"),
     "no test row": (replaced("metrics.jsonl", '"test"', '"val"'), "has 0 rows of the test split"),
     "two test rows": (twice, "seed_1/metrics.jsonl has 2 rows of the test split, not one"),
@@ -292,11 +315,11 @@ DAMAGE = {
     "result": (lambda root: (root / ONE / "result.json").write_text("{}"), "result.json"),
     "times": (
         lambda root: (root / ONE / "times.json").write_text("{}"),
-        "seed_1/times.json: Object missing required field `seconds`",
+        "seed_1/times.json: Object missing required field seconds",
     ),
     "seconds": (
         edited("times.json", lambda x: x["seconds"].update(start="long")),
-        "seed_1/times.json: Expected `float`",
+        "seed_1/times.json: seconds.start: expected float",
     ),
 }
 
@@ -308,6 +331,14 @@ def test_a_record_that_is_not_whole_is_one_line(copy, capsys, case):
     error = refused(capsys, "compare.py", copy, "--format=results")
     assert message in error
     assert capsys.readouterr().out == ""
+
+
+def test_half_copied_records_are_no_records(copy, capsys):
+    call("compare.py", copy, "--format=results")
+    before = capsys.readouterr().out
+    shutil.copytree(copy / "small", copy / ".small.new", ignore=lambda *_: ["times.json"])
+    call("compare.py", copy, "--format=results")
+    assert capsys.readouterr().out == before
 
 
 def test_the_page_has_no_other_figure(copy, capsys):

@@ -130,3 +130,11 @@ def test_training_and_validation_are_panels_with_one_legend():
 def test_a_single_point_is_visible():
     ax = compare({"a": [run([1], [0.5])]}).axes[0]
     assert ax.lines[0].get_marker() == "o"
+
+
+def test_the_legend_has_groups_of_all_panels():
+    both, trained = run([1, 2], [0.2, 0.5]), run([1, 2], [0.4, 0.7])
+    panels = {"training": {"a": [both], "b": [trained]}, "validation": {"a": [both], "b": []}}
+    figure = pictures.compare_curves(panels, metric_label="top-1", higher_is_better=True)
+    assert [len(ax.lines) for ax in figure.axes] == [2, 1]
+    assert legend(figure) == ["b (n=1)", "a (n=1)"]
