@@ -28,7 +28,7 @@ PUBLISHED = RECIPES / "published.toml"
 _SECONDS = ("start", "training", "evaluation", "pictures")
 _HEADER = (
     *("recipe", "data", "trained parameters", "multiply-adds", "epochs", "training images"),
-    *("checkpoint", "variants", "test accuracy", "n", "for comparison"),
+    *("checkpoint", "variants", "test accuracy", "n", "seeds", "for comparison"),
     *(f"seconds: {', '.join(_SECONDS)}", "machine", "versions", "commit"),
 )
 
@@ -57,8 +57,8 @@ of a run, where one is given, is the sum of the first three. Where one process t
 (`--seeds`), only the first waits for TensorFlow and the data.
 
 The JPEG copy is CIFAR-10 whose images were compressed as JPEG (quality 75, colors at half
-resolution), which costs accuracy: figures for the original data are not comparable with it. The
-settings of airbench94, 94.01% on the original, reach 90.7% there (docs/short_trainings.md).
+resolution), which costs accuracy: figures for the original data are not comparable with it.
+docs/short_trainings.md has what the settings of airbench94, 94.01% on the original, reach there.
 
 {table}"""
 
@@ -137,12 +137,21 @@ def _row(records: Sequence[Record], known: Known) -> list[str]:
         str(variants.count(run.config.tta)),
         accuracy,
         str(len(values)),
+        _seeds(records),
         f"{other.accuracy}%, {other.source}" if other.source else "-",
         _seconds(records),
         _joined(record.cost.machine for record in records),
         _joined(_versions(code) for record in records for code in record.run.saved.code),
         _joined(record.cost.commit for record in records),
     ]
+
+
+def _seeds(records: Sequence[Record]) -> str:
+    """The seeds of records, such as 0-4 or 0, 2."""
+    seeds = sorted(record.run.config.seed for record in records)
+    if len(seeds) > 1 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def name_of_data(info: DataInfo, known: Known | None = None) -> str:

@@ -13,8 +13,10 @@ import data
 import nets
 from commands import build, dashboards, session
 from commands import pictures as drawing
+from commands.checks import parse_train_sizes
 from commands.compare import compare_runs
 from commands.comparison_report import as_text
+from commands.config import Config
 from commands.find_learning_rate import find_learning_rate
 from commands.initial_weights import Start, find_origin, load_start
 from commands.options import TrainOptions
@@ -25,6 +27,7 @@ from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_config, read_result, write_config
 from commands.setting import ConfigError, convert
 from commands.summary import next_steps, result_line, summary
+from data.variants import VARIANTS
 from loops.distributed.cluster import Cluster, find_cluster
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
@@ -140,10 +143,7 @@ def _train_run(
 ) -> Run:
     """Trains, resumes or reports one run."""
     requested = build.with_absolute_paths(options.config)
-    if requested.augment is not None:  # So that spaces make no other run.
-        augment = data.format_augment(data.parse_augment(requested.augment))
-        requested = dataclasses.replace(requested, augment=augment)
-    requested = dataclasses.replace(requested, freeze=tuple(sorted(set(requested.freeze))))
+    requested = _in_one_form(requested)
     info = build.data_info(dataset)
     run_dir = run_directory(options.run_dir, requested, info)
     origin = find_origin(requested, run_dir)
@@ -176,6 +176,19 @@ def _train_run(
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
+
+
+def _in_one_form(config: Config) -> Config:
+    """Settings in one of the forms that mean the same, so that another makes no other run."""
+    if config.augment is not None:
+        augment = data.format_augment(data.parse_augment(config.augment))
+        config = dataclasses.replace(config, augment=augment)
+    return dataclasses.replace(
+        config,
+        freeze=tuple(sorted(set(config.freeze))),
+        train_sizes=tuple(f"{size}:{at}" for size, at in parse_train_sizes(config.train_sizes)),
+        tta=tuple(name for name in VARIANTS if name in config.tta),
+    )
 
 
 def _saved_augment(run_dir: pathlib.Path) -> str | None:

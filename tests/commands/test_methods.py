@@ -35,6 +35,8 @@ def test_a_run_with_all_of_them(tmp_path, capsys):
     at = f"--run_dir={tmp_path / 'run'}"
     flags = ("--epochs=2", "--learning_rate=0.05", "--histogram_steps=3")
     call("train.py", *TINY, *METHODS, *flags, at)
+    other = ("--tta=shifts,flip", "--train_sizes=5:.40,7:0.60")  # The same in another form.
+    call("train.py", *TINY, *METHODS, *other, *flags, at)
     run = Run.open(tmp_path / "run")
     # Of batches of 256 with 8 channels, at 5x5 pixels, and at 8x8, of which every other is taken.
     shown = EventAccumulator(str(tmp_path / "run/train"), size_guidance={"tensors": 0}).Reload()

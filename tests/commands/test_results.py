@@ -107,6 +107,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     assert second["training images"] == "1,295"
     assert (second["checkpoint"], second["variants"]) == ("best on val", "1")
     assert second["test accuracy"] == f"{np.mean(scores):.2f}% ± {np.std(scores, ddof=1):.2f}"
+    assert (first["seeds"], second["seeds"]) == ("0", "0-1")
     assert (second["n"], second["for comparison"]) == ("2", "91.25%, somebody")
     assert second["data"] == "a copy"
     # 3x3x8, 3x3x8x16 and 16x10 weights, ten biases, and two figures per channel of BatchNorm.
