@@ -123,8 +123,10 @@ def as_results(paths: Iterable[str | os.PathLike]) -> str:
 def _row(records: Sequence[Record], known: Known) -> list[str]:
     run, recipe = records[0].run, records[0].recipe
     stages = check_same_net(records).rows
-    values = 100 * np.array([record.accuracy for record in records])
-    accuracy = f"{values.mean():.2f}%" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+    values = np.array([record.accuracy for record in records])
+    accuracy = f"{values.mean():.2%}"  # Rounded as by the other formats.
+    if len(values) > 1:
+        accuracy += f" ± {100 * values.std(ddof=1):.2f}"
     other = known.recipes.get(recipe, Published())
     return [
         f"`{recipe}`",
