@@ -10,10 +10,10 @@ process of its own, in runs/recipes/COMMIT/RECIPE; uncommitted changes of tracke
 COMMIT. A run that was stopped is resumed there, and one that is finished is not trained again.
 `--from` takes the runs in another directory as they are, by default all of them.
 
-A row holds if Welch's t test at 1% sees no difference of its mean from the recorded one, and the
-mean is lower by no more than a point or three standard errors, whichever is more; for a single
-seed, if it is no further away than that. Otherwise it differs: it is better, or has FAILED. Of the
-same code with three seeds or more, at most two rows in a hundred fail by chance. The exit status
+A row holds if Welch's t test at 1% finds no difference between its mean and the recorded one, and
+it is lower by no more than a point or three standard errors, whichever is more. With a single seed,
+it holds if it is no further away than that. Otherwise it differs: it is better, or has FAILED. With
+three seeds or more, at most two in a hundred rows of unchanged code fail by chance. The exit status
 is 0 only if all hold. Results are compared only with records of the same data: not those of the
 original CIFAR-10 with those of a JPEG copy.
 

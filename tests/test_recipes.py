@@ -254,6 +254,7 @@ def test_code_that_changes_in_training_is_noticed(world, monkeypatch, capsys):
     [
         (["digits", "--seeds=a"], "'a' is not a list"),
         (["digits", "--seeds=0,0"], "'0,0' is not a list"),
+        (["digits", "--seeds=0,00"], "'0,00' is not a list"),
         (["degradation"], "there is no recipe degradation; known: "),
         (["digits", "--from="], "'' is not a directory"),
         (["digits", "--from=README.md"], "'README.md' is not a directory"),
