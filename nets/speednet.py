@@ -23,13 +23,13 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     With the derivative written out, `speednet` trains 1.13 times as fast on two CPU cores as with
     that of `tf.nn.gelu`, which goes through every operation.
     """
-    below = 0.5 * (1 + tf.math.erf(x * tf.cast(math.sqrt(0.5), x.dtype)))
+    twice_below = 1 + tf.math.erf(x * tf.cast(math.sqrt(0.5), x.dtype))
 
     def gradient(upstream):
         density = tf.exp(-0.5 * tf.square(x)) * tf.cast(1 / math.sqrt(2 * math.pi), x.dtype)
-        return upstream * (below + x * density)
+        return upstream * (0.5 * twice_below + x * density)
 
-    return x * below, gradient
+    return 0.5 * x * twice_below, gradient  # In the order that TensorFlow Lite knows as GELU.
 
 
 class Gelu(tf.keras.layers.Layer):
