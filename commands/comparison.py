@@ -200,7 +200,7 @@ def _read(path: pathlib.Path, name: str, metric: str, *, is_named: bool) -> Entr
     # Not by Run.open: the net may be gone from the table.
     run = Run(path, read_config(path))
     rows, result = run.metrics, _result(run, is_named)
-    plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
+    plan = run.plan
     step = max((row["step"] for row in rows if row["split"] != "test"), default=0)
     curves = {split: _curve(rows, split, metric, plan) for split in ("train", "val")}
     values = curves["val"]["value"]

@@ -14,6 +14,7 @@ from commands.output import Output
 from commands.run import Run
 from commands.setting import ConfigError, convert
 from commands.train import report_skipped
+from data import variants
 from loops.distributed.devices import make_strategy
 from loops.distributed.workers import Workers
 from loops.errors import RunError, SaveError
@@ -22,7 +23,6 @@ from loops.metrics import METRICS, figures
 from loops.records import run as run_files
 from loops.records.metrics_log import MetricsLog
 from loops.records.tensorboard import TensorBoard
-from loops.schedule import Plan
 
 _SHOWN = 10  # Classes at either end, of many.
 
@@ -78,7 +78,9 @@ def evaluate(options: EvaluateOptions) -> dict | None:
         _follow(run, options.split, lambda checkpoint: score(checkpoint)[0], output)
         return None
     result, scores = score(checkpoint)
-    output.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}")
+    count = variants.count(tta)
+    averaged = f", {count} variants of each image averaged" if count > 1 else ""
+    output.line(f"checkpoint {result['checkpoint']}, step {result['step']:,}{averaged}")
     for line in _class_lines(result["per_class"], every=options.per_class):
         output.line(line)
     output.line(_score_line(result))
@@ -151,7 +153,6 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], output: Output) 
     The rows go to `follow/<split>/metrics.jsonl` and to TensorBoard. Checkpoints that are in it
     already are not scored again.
     """
-    plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
     directory = run.path / "follow"
     # One file per split, since two splits can be followed at the same time.
     (directory / split).mkdir(parents=True, exist_ok=True)
@@ -173,9 +174,9 @@ def _follow(run: Run, split: str, score: Callable[[str], dict], output: Output) 
                 if pathlib.Path(path + ".index").exists():
                     raise
                 continue  # Training has deleted it in favour of a newer one.
-            output.line(f"epoch {plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
+            output.line(f"epoch {run.plan.epoch(step):.4g}  step {step:,}  {_score_line(result)}")
             values = {name: result[name] for name in ("loss", *METRICS)}
-            row = {"split": split, "step": step, "epoch": round(plan.epoch(step), 4), **values}
+            row = {"split": split, "step": step, "epoch": round(run.plan.epoch(step), 4), **values}
             for hook in (log, tensorboard):
                 hook.on_evaluate(None, row, None)
         if finished:

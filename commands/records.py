@@ -133,6 +133,15 @@ def read_record(directory: pathlib.Path) -> Record:
     return Record(run=run, result=run.result, cost=_read_cost(directory / TIMES))
 
 
+def check_committed(record: Record) -> None:
+    """Raises ConfigError if a run was trained, in part or whole, from code that is in no commit."""
+    commit = record.cost.commit
+    if "-dirty" in commit or "unknown" in commit:
+        raise ConfigError(
+            f"{record.run.path} was trained from code that is in no commit ({commit})"
+        )
+
+
 def _check_settings(run: Run) -> None:
     """Checks that the settings are those of the recipe, and the seed that of the directory."""
     recipe, seed, path = run.path.parent.name, run.config.seed, run.path / CONFIG
@@ -199,7 +208,7 @@ def _check_figures(run: Run) -> None:
 
 def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
     """Checks that all epochs were trained, and that the scored step is the last, or the best."""
-    planned = build.make_plan(run.config, run.data.examples["train"])[0].total_steps
+    planned = run.plan.total_steps
     trained = [row["step"] for row in rows if row["split"] == "train"]
     if not trained or (trained[-1] != planned and not run.config.patience):
         last = trained[-1] if trained else 0

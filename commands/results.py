@@ -16,7 +16,13 @@ import msgspec
 import numpy as np
 
 from commands import build
-from commands.records import RECIPES, Record, read_record, record_directories
+from commands.records import (
+    RECIPES,
+    Record,
+    check_committed,
+    read_record,
+    record_directories,
+)
 from commands.saved_config import Code, DataInfo, SavedConfig
 from commands.setting import ConfigError, Text
 from data import variants
@@ -107,12 +113,15 @@ def as_results(paths: Iterable[str | os.PathLike]) -> str:
 
     Raises:
         ConfigError, data.DataError, nets.NetError, RunError: a record is incomplete, damaged, not
-            of its recipe, of other data than the recipe's others, or of a net that has changed.
+            of its recipe, of other data than the recipe's others, of a net that has changed, or of
+            code that is in no commit.
     """
     known = read_published()
     recipes: dict[pathlib.Path, list[Record]] = {}
     for path in record_directories(paths):
-        recipes.setdefault(path.parent, []).append(read_record(path))
+        record = read_record(path)
+        check_committed(record)
+        recipes.setdefault(path.parent, []).append(record)
     rows = [_row(records, known) for records in sorted(recipes.values(), key=lambda r: r[0].recipe)]
     cells = [[printable(x).replace("|", r"\|") for x in row] for row in (_HEADER, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]

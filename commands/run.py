@@ -23,6 +23,7 @@ from loops.records import checkpoint_files
 from loops.records.metrics_log import read_rows
 from loops.records.predictions import Predictions, read_predictions
 from loops.records.run import METRICS as METRICS_FILE
+from loops.schedule import Plan
 from nets.table import trace
 
 
@@ -62,6 +63,11 @@ class Run:
     def data(self) -> DataInfo:
         """What the run remembers of its data: class names, image shape, sizes of the splits."""
         return self.saved.data
+
+    @property
+    def plan(self) -> Plan:
+        """The length of the run in steps and epochs."""
+        return Plan(self.config.epochs, self.data.examples["train"], self.config.batch_size)
 
     @property
     def metrics(self) -> list[dict]:

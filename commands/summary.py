@@ -7,7 +7,6 @@ from commands.run import Run
 from loops.metrics import figures
 from loops.records.run import PICTURES
 from loops.records.terminal import means
-from loops.schedule import Plan
 
 
 def result_line(result: dict) -> str:
@@ -32,9 +31,8 @@ def summary(run: Run) -> str:
     val = [row for row in rows if row["split"] == "val"]
     lines = []
     if train:
-        plan = Plan(run.config.epochs, run.data.examples["train"], run.config.batch_size)
         end = train[-1]["step"]
-        last_epoch = means(train, plan.epoch_start(end), end, tuple(known))
+        last_epoch = means(train, run.plan.epoch_start(end), end, tuple(known))
         lines.append(("train", last_epoch, f"(last epoch, to step {end:,})"))
     if val:
         best = [row for row in val if row["step"] == result["step"]]

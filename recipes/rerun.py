@@ -37,22 +37,26 @@ sys.path.insert(0, str(ROOT))
 
 from commands.command_line import fail, quiet  # noqa: E402
 
-with quiet():
-    import numpy as np
+STOPPED = (130, 143)  # Exit codes after SIGINT and SIGTERM.
 
-    from commands import records, statistics
-    from commands.provenance import commit
-    from commands.records import Record
-    from commands.results import check_same_net, name_of_data, read_published
-    from commands.setting import ConfigError
-    from data import DataError
-    from loops.errors import RunError
-    from loops.records.run import RESULT
-    from nets import NetError
+try:
+    with quiet():
+        import numpy as np
+
+        from commands import records, statistics
+        from commands.provenance import commit
+        from commands.records import Record
+        from commands.results import check_same_net, name_of_data, read_published
+        from commands.setting import ConfigError
+        from data import DataError
+        from loops.errors import RunError
+        from loops.records.run import RESULT
+        from nets import NetError
+except KeyboardInterrupt:  # TensorFlow takes seconds to load.
+    sys.exit(STOPPED[0])
 
 RECORDS, RUNS = ROOT / "results", ROOT / "runs" / "recipes"
 LEVEL, POINT, ERRORS = 0.01, 0.01, 3  # Of the test; of accuracy; standard errors.
-STOPPED = (130, 143)  # Exit codes after SIGINT and SIGTERM.
 
 
 def seeds_in(directory: pathlib.Path) -> list[int]:
@@ -132,10 +136,7 @@ def record(recipe: str, found: list[Record]) -> str:
         ConfigError: one was trained from code that is in no commit.
     """
     for run in found:
-        if "-dirty" in run.cost.commit or "unknown" in run.cost.commit:
-            raise ConfigError(
-                f"{run.run.path} was trained from code that is in no commit ({run.cost.commit})"
-            )
+        records.check_committed(run)
     target = RECORDS / recipe
     new, old = (target.with_name(f".{recipe}.{name}") for name in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)

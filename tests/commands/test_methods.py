@@ -47,7 +47,11 @@ def test_a_run_with_all_of_them(tmp_path, capsys):
     assert (counts[3], counts[9]) == (256 * 5 * 5 * 8, 256 * 8 * 8 * 8 / 2)
     scores = call("eval.py", at, "--device=cpu")
     assert scores["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+    capsys.readouterr()
     assert call("eval.py", at, "--device=cpu", "--tta=flip")["loss"] != scores["loss"]
+    assert ", 2 variants of each image averaged\n" in capsys.readouterr().out
+    call("eval.py", at, "--device=cpu", "--tta=none")
+    assert "averaged" not in capsys.readouterr().out
     # From the initial state, and at each of the sizes.
     row = call("replay.py", at, "--step=9", "--device=cpu")["row"]
     assert row["recomputed"]["loss"] == pytest.approx(row["logged"]["loss"], rel=1e-5)

@@ -318,6 +318,10 @@ DAMAGE = {
         lambda root: (root / ONE / "times.json").write_text("{}"),
         "seed_1/times.json: Object missing required field seconds",
     ),
+    "commit": (
+        edited("times.json", lambda x: x.update(commit="abc; abc-dirty")),
+        "seed_1 was trained from code that is in no commit (abc; abc-dirty)",
+    ),
     "seconds": (
         edited("times.json", lambda x: x["seconds"].update(start="long")),
         "seed_1/times.json: seconds.start: expected float",
