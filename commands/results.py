@@ -16,13 +16,7 @@ import msgspec
 import numpy as np
 
 from commands import build
-from commands.records import (
-    RECIPES,
-    Record,
-    check_committed,
-    read_record,
-    record_directories,
-)
+from commands.records import RECIPES, Record, check_committed, read_record, record_directories
 from commands.saved_config import Code, DataInfo, SavedConfig
 from commands.setting import ConfigError, Text
 from data import variants
