@@ -1,6 +1,6 @@
 """The page of results: a row for each recipe, made of the records of its runs alone.
 
-    python compare.py results --format=results > RESULTS.md
+    python compare.py results --format=results > new.md && mv new.md RESULTS.md
 
 What others have published, and what a fingerprint of the data stands for, is in
 `recipes/published.toml`.
@@ -38,7 +38,7 @@ _PAGE = """# Results
 Made of the records in `results/` by
 
 ```sh
-python compare.py results --format=results > RESULTS.md
+python compare.py results --format=results > new.md && mv new.md RESULTS.md
 ```
 
 A row is a recipe, `python train.py --flagfile=recipes/NAME.txt --seed=SEED` for each of n seeds;
@@ -116,7 +116,7 @@ def as_results(paths: Iterable[str | os.PathLike]) -> str:
         record = read_record(path)
         check_committed(record)
         recipes.setdefault(path.parent, []).append(record)
-    rows = [_row(records, known) for records in sorted(recipes.values(), key=lambda r: r[0].recipe)]
+    rows = [_row(records, known) for records in recipes.values()]
     cells = [[printable(x).replace("|", r"\|") for x in row] for row in (_HEADER, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     table = "\n".join([lines[0], "|" + "---|" * len(_HEADER), *lines[1:]])
