@@ -155,6 +155,8 @@ def _check_settings(run: Run) -> None:
         raise ConfigError(f"{path}: in the recipe {recipe}: {error}") from error
     wanted |= {"seed": seed}
     found = dataclasses.asdict(run.config)
+    # Where the data were does not matter, since fingerprints say which they are.
+    found.pop("data_dir")
     if differing := [name for name in found if found[name] != wanted[name]]:
         phrases = (f"--{n} is {text(found[n])}, not {text(wanted[n])}" for n in differing)
         raise ConfigError(f"{path}: {'; '.join(phrases)} as in the recipe {recipe}")
@@ -207,22 +209,33 @@ def _check_figures(run: Run) -> None:
 
 
 def _check_steps(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that all epochs were trained, and that the scored step is the last, or the best."""
-    planned = run.plan.total_steps
-    trained = [row["step"] for row in rows if row["split"] == "train"]
-    if not trained or (trained[-1] != planned and not run.config.patience):
-        last = trained[-1] if trained else 0
+    """Checks that all epochs were trained and evaluated, and which was scored at the end."""
+    plan, path = run.plan, run.path / METRICS
+    trained, evaluated = (
+        [row["step"] for row in rows if row["split"] == split] for split in ("train", "val")
+    )
+    last = trained[-1] if trained else 0
+    if last != plan.total_steps and not (last and run.config.patience):
         raise ConfigError(
-            f"{run.path / METRICS} has rows of training up to step {last:,}, not {planned:,}"
+            f"{path} has rows of training up to step {last:,}, not {plan.total_steps:,}"
         )
     selected = "val" if "val" in run.data.examples else None
+    wanted = [("train", trained, 1)]
+    if selected:
+        wanted.append(("val", evaluated, run.config.eval_epochs))
+    for split, steps, epochs in wanted:
+        ends = {step for step in range(1, last + 1) if plan.is_epoch_end(step, epochs)}
+        if missing := ends.difference(steps):
+            raise ConfigError(f"{path} has no row of {split} for step {min(missing):,}")
+    if rows[-1]["split"] != "test":
+        raise ConfigError(f"{path}: the row of the test split is not the last")
     if run.result["selected_on"] != selected:
         raise ConfigError(f"{run.path / RESULT}: selected_on must be {json.dumps(selected)}")
     if selected:
         best = best_row(run.config.best_metric, rows) or {}
         step, kind = best.get("step"), "the step that is best on val"
     else:
-        step, kind = trained[-1], "the last step"
+        step, kind = last, "the last step"
     if run.result["step"] != step:
         raise ConfigError(f"{run.path / RESULT}: {run.result['step']:,} is not {kind}")
 

@@ -18,7 +18,7 @@ is 0 only if all hold. Results are compared only with records of the same data: 
 original CIFAR-10 with those of a JPEG copy.
 
 `--record` copies the small files of the runs to results/, in place of what is there. They must be
-finished, of the recipe as it is, and trained from committed code.
+finished, of the recipe as it is, trained from committed code, and have all seeds that are recorded.
 """
 
 import argparse
@@ -44,12 +44,13 @@ try:
         import numpy as np
 
         from commands import records, statistics
+        from commands.output import write
         from commands.provenance import commit
         from commands.records import Record
         from commands.results import check_same_net, name_of_data, read_published
         from commands.setting import ConfigError
         from data import DataError
-        from loops.errors import RunError
+        from loops.errors import RunError, SaveError
         from loops.records.run import RESULT
         from nets import NetError
 except KeyboardInterrupt:  # TensorFlow takes seconds to load.
@@ -61,7 +62,7 @@ LEVEL, POINT, ERRORS = 0.01, 0.01, 3  # Of the test; of accuracy; standard error
 
 def seeds_in(directory: pathlib.Path) -> list[int]:
     """The seeds of a recipe whose runs or records are in a directory."""
-    found = (re.fullmatch(r"seed_(\d+)", path.name) for path in directory.glob("seed_*"))
+    found = (re.fullmatch(r"seed_(0|[1-9]\d*)", path.name) for path in directory.glob("seed_*"))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -79,12 +80,14 @@ def runs_of_this_code() -> pathlib.Path:
     return RUNS / name
 
 
-def train(recipe: str, seed: int, directory: pathlib.Path) -> None:
+def train(recipe: str, seed: int, directory: pathlib.Path, data_dir: str | None = None) -> None:
     """Trains a seed of a recipe, or resumes it; raises RunError if that fails."""
     flags = [f"--flagfile=recipes/{recipe}.txt", f"--seed={seed}"]
     # With paths from the root, so that records have none of this machine.
-    run_dir = f"--run_dir={directory.relative_to(ROOT)}/seed_{seed}"
-    process = subprocess.Popen([sys.executable, "train.py", *flags, run_dir], cwd=ROOT)
+    flags.append(f"--run_dir={directory.relative_to(ROOT)}/seed_{seed}")
+    if data_dir:
+        flags.append(f"--data_dir={data_dir}")
+    process = subprocess.Popen([sys.executable, "train.py", *flags], cwd=ROOT)
     # Let the run save, and end with it. A terminal's Ctrl-C reaches it without us.
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
@@ -114,10 +117,10 @@ def check_same_data(found: list[Record], recorded: list[Record]) -> None:
             )
 
 
-def check_data_at_hand(recipe: str, recorded: Record) -> None:
+def check_data_at_hand(recipe: str, recorded: Record, data_dir: str | None) -> None:
     """Raises ConfigError if the data on this machine are not those of a record."""
     try:
-        recorded.run.dataset()
+        recorded.run.dataset(data_dir)
     except RunError as error:
         raise ConfigError(
             f"the records are of {name_of_data(recorded.run.data)}, and {recorded.run.data.name} "
@@ -212,14 +215,19 @@ def rerun(recipe: str, args: argparse.Namespace, to_record: dict[str, list[Recor
         )
     if args.record and not args.source and commit().endswith("-dirty"):
         raise ConfigError("--record: there are changes that are in no commit")
+    if args.record and (lost := sorted({*recorded} - {*seeds})):
+        raise ConfigError(
+            f"--record would lose seed {lost[0]}; name it as well, or remove it from "
+            f"{RECORDS / recipe} first"
+        )
     before = [] if args.record else read(RECORDS / recipe, recorded)
     if before and not args.source:
-        check_data_at_hand(recipe, before[0])
+        check_data_at_hand(recipe, before[0], args.data_dir)
     known = 0
     if not args.source:
         known = sum((directory / f"seed_{seed}" / RESULT).exists() for seed in seeds)
         for seed in seeds:
-            train(recipe, seed, directory)
+            train(recipe, seed, directory, args.data_dir)
     now = read(directory, seeds)
     for run in now:
         if not args.source and not directory.parent.name.startswith(run.cost.commit):
@@ -242,7 +250,7 @@ def say(recipe: str, function: Callable[..., str], *args) -> bool:
         text = function(*args)
     except (ConfigError, DataError, NetError, RunError, OSError) as error:
         text = f"FAILED: {error}"
-    print(f"{recipe}: {text}", flush=True)
+    write(f"{recipe}: {text}\n")
     return not text.startswith(("differs", "FAILED"))
 
 
@@ -262,7 +270,9 @@ def _directory(text: str) -> pathlib.Path:
 def main() -> None:
     """Trains recipes again."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.error = fail  # One line.
     parser.add_argument(
@@ -276,6 +286,11 @@ def main() -> None:
         type=_directory,
         metavar="DIRECTORY",
         help="take the runs in DIRECTORY/RECIPE/seed_SEED instead of training; by default all",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=lambda text: str(_directory(text).absolute()),
+        help="where the data are, as of train.py",
     )
     args = parser.parse_args()
     names = records.recipe_names()
@@ -303,3 +318,7 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(STOPPED[0])
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
+    except SaveError as error:
+        fail(str(error))

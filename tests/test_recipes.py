@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -70,6 +72,10 @@ def test_the_quick_recipes_take_less_than_an_hour():
         ([90.0, 92.0, 94.0], [87.0], "holds"),  # 2.2 standard errors.
         ([90.0], [87.0, 89.0, 91.0], "holds"),
         ([90.0, 92.0, 94.0], [84.0], "FAILED: worse"),  # 3.5.
+        ([90.0, 90.2, 90.4], [90.6, 90.8, 91.0], "holds"),  # Welch: p is 0.02.
+        ([90.0, 91.0, 92.0], [87.8, 88.8, 89.8], "holds"),  # 2.7 standard errors.
+        # 3.8, since it is the first that spread; Welch: p is 0.02.
+        ([88.0, 90.0, 90.0, 90.0, 92.0], [87.6, 87.6], "FAILED: worse"),
         ([90.0, 92.0, 94.0], [93.0, 95.0, 97.0], "holds"),
         # Without any spread.
         ([90.0, 90.0], [90.0, 90.0, 90.0], "holds"),
@@ -96,7 +102,7 @@ def run(seed, accuracy, seconds, commit="abc", path=None, data="a"):
     )
     info = types.SimpleNamespace(name="digits", fingerprints={"test": data})
 
-    def dataset():
+    def dataset(data_dir):
         if data != "a":
             raise RunError("the test split is not the one")
 
@@ -112,10 +118,12 @@ def world(monkeypatch, tmp_path):
     world = types.SimpleNamespace(
         trained=[], accuracy=0.5, root=tmp_path, data="a", recorded_data="a", checked=[]
     )
+    world.data_dirs = []
     for seed in (0, 2):
         (tmp_path / "results" / "digits" / f"seed_{seed}").mkdir(parents=True)
 
-    def train(recipe, seed, directory):
+    def train(recipe, seed, directory, data_dir):
+        world.data_dirs.append(data_dir)
         if recipe == "resnet20":
             raise RunError("training ended with exit code 2")
         world.trained.append((recipe, seed, str(directory.relative_to(tmp_path))))
@@ -150,6 +158,42 @@ def test_recorded_recipes_are_trained_for_this_commit(world, capsys):
     assert capsys.readouterr().out == (
         "digits: holds, 50.10% in 31 s (n = 2); recorded 50.10% in 21 s (n = 2)\n"
     )
+
+
+def test_recipes_that_are_not_quick_are_trained_by_name_alone(world):
+    (world.root / "results" / "speednet" / "seed_0").mkdir(parents=True)
+    assert world.main() == 0
+    assert {recipe for recipe, *_ in world.trained} == {"digits"}
+    assert world.main("speednet") == 0
+    assert world.trained[-1][0] == "speednet"
+
+
+def test_seeds_are_numbers_in_their_order(tmp_path):
+    for name in ("seed_10", "seed_2", "seed_0", "seed_02", "seed_x"):
+        (tmp_path / name).mkdir()
+    assert rerun.seeds_in(tmp_path) == [0, 2, 10]
+
+
+def test_data_elsewhere_are_used(world):
+    assert world.main(f"--data_dir={world.root}") == 0
+    assert world.data_dirs == [str(world.root)] * 2
+
+
+def test_no_recorded_seed_is_lost(world, monkeypatch, capsys):
+    monkeypatch.setattr(rerun, "record", lambda *args: "kept")
+    assert world.main("digits", "--record", "--seeds=0,1") == 1
+    assert "digits: FAILED: --record would lose seed 2; name it" in capsys.readouterr().out
+    assert world.trained == []
+    assert world.main("digits", "--record", "--seeds=0,1,2") == 0
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_is_no_failed_recipe():
+    command = [sys.executable, rerun.__file__, "resnet56", "--seeds=0", f"--from={rerun.RECORDS}"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("rerun.py: cannot write standard output: No space left on device\n")
 
 
 def test_a_finished_run_is_said_to_be_from_before(world, capsys):
@@ -232,14 +276,14 @@ def test_without_records_seeds_are_wanted(world, capsys):
 def test_records_are_changed_when_all_is_trained(world, monkeypatch, capsys):
     """A changed record would make the runs of the next recipe ones of uncommitted code."""
     monkeypatch.setattr(rerun, "record", lambda *args: world.trained.append("recorded") or "kept")
-    assert world.main("resnet20", "digits", "resnet56", "--seeds=1", "--record") == 1
+    assert world.main("resnet20", "digits", "resnet56", "--seeds=0,2", "--record") == 1
     assert [what if what == "recorded" else what[0] for what in world.trained] == [
-        *("digits", "resnet56", "recorded", "recorded"),
+        *("digits", "digits", "resnet56", "resnet56", "recorded", "recorded"),
     ]
     assert capsys.readouterr().out.splitlines()[-2:] == ["digits: kept", "resnet56: kept"]
     monkeypatch.setattr(rerun, "commit", lambda: "abc-dirty")
     assert world.main("digits", "--record") == 1
-    assert len(world.trained) == 4
+    assert len(world.trained) == 6
     assert "changes that are in no commit" in capsys.readouterr().out
 
 
@@ -259,6 +303,8 @@ def test_code_that_changes_in_training_is_noticed(world, monkeypatch, capsys):
         (["digits", "--from="], "'' is not a directory"),
         (["digits", "--from=README.md"], "'README.md' is not a directory"),
         (["nonsense"], "there is no recipe nonsense; known: "),
+        (["digits", "--rec"], "unrecognized arguments: --rec"),
+        (["--data_dir=nowhere"], "'nowhere' is not a directory"),
     ],
 )
 def test_wrong_arguments_are_one_line(world, capsys, args, said):
@@ -293,7 +339,8 @@ def test_each_seed_is_a_process_in_a_directory_of_its_own(monkeypatch):
     flags = ["--flagfile=recipes/digits.txt", "--seed=3", "--run_dir=runs/x/seed_3"]
     assert commands == [(["train.py", *flags], rerun.ROOT)]
     with pytest.raises(RunError, match="seed 3 ended with exit code 2"):
-        rerun.train("digits", 3, rerun.ROOT / "runs" / "x")
+        rerun.train("digits", 3, rerun.ROOT / "runs" / "x", "/data")
+    assert commands[1][0] == ["train.py", *flags, "--data_dir=/data"]
     for _ in range(2):  # Ctrl-C ends all of it.
         with pytest.raises(SystemExit) as caught:
             rerun.train("digits", 3, rerun.ROOT / "runs" / "x")

@@ -1,5 +1,6 @@
 """The page of results."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -16,10 +17,12 @@ from commands.records import FILES
 from commands.results import read_published
 from commands.run import Run
 from commands.setting import ConfigError
+from loops.schedule import Plan
 from tests.commands import helpers
 from tests.commands.helpers import TINY, call, read, refused
 
 ACCURACY = "top_1_accuracy"
+LAST = ("--epochs=1.5", "--val_fraction=0", "--tta=flip")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def runs(tmp_path_factory):
     recipes.mkdir()
     (recipes / "base.txt").write_text("\n".join(TINY[1:]))
     (recipes / "small.txt").write_text(f"--flagfile=recipes/base.txt\n{TINY[0]}\n--epochs=1\n")
-    (recipes / "b|c.txt").write_text("\n".join([*TINY, "--epochs=2"]))
+    (recipes / "b|c.txt").write_text("\n".join([*TINY, *LAST]))
     (recipes / "other.txt").write_text("\n".join([*TINY, "--epochs=1", "--momentum=0.8"]))
     with helpers.tiny_net(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "RECIPES", recipes)
@@ -39,7 +42,7 @@ def runs(tmp_path_factory):
         began = time.monotonic()
         call("train.py", *small, f"--run_dir={directory / 'small'}")
         seconds = time.monotonic() - began
-        call("train.py", *TINY, "--epochs=2", f"--run_dir={directory / 'b|c' / 'seed_0'}")
+        call("train.py", *TINY, *LAST, f"--run_dir={directory / 'b|c' / 'seed_0'}")
         yield types.SimpleNamespace(directory=directory, seconds_of_small=seconds)
 
 
@@ -67,16 +70,16 @@ def table(text):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def change_row(root, split, **values):
-    """Changes values in the rows of a split in the log of `ONE`, and in the result for test."""
-    path = root / ONE / "metrics.jsonl"
+def change_row(root, split, run="small/seed_1", **values):
+    """Changes values in the rows of a split in the log of a run, and in its result for test."""
+    path = root / run / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         if row["split"] == split:
             row.update(values)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if split == "test":
-        change(root / ONE / "result.json", lambda x: x.update(values))
+        change(root / run / "result.json", lambda x: x.update(values))
 
 
 def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
@@ -99,13 +102,16 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
         copy / "small" / "seed_1" / "config.json",
         lambda x: x["code"][0]["versions"].update(versions),
     )
+    change_row(copy, "test", **{ACCURACY: 90 / 359})
     call("compare.py", copy, "--format=results")
     first, second = table(capsys.readouterr().out)
     scores = [100 * read(copy / "small" / f"seed_{n}" / "result.json")[ACCURACY] for n in (0, 1)]
     assert first["recipe"] == r"`b\|c`"
-    assert (first["n"], first["for comparison"], first["epochs"]) == ("1", "-", "2")
-    assert second["training images"] == "1,295"
+    assert (first["n"], first["for comparison"], first["epochs"]) == ("1", "-", "1.5")
+    assert (first["training images"], second["training images"]) == ("1,438", "1,295")
+    assert (first["checkpoint"], first["variants"]) == ("last", "2")
     assert (second["checkpoint"], second["variants"]) == ("best on val", "1")
+    assert scores[0] != scores[1]
     assert second["test accuracy"] == f"{np.mean(scores):.2f}% ± {np.std(scores, ddof=1):.2f}"
     assert (first["seeds"], second["seeds"]) == ("0", "0-1")
     assert (second["n"], second["for comparison"]) == ("2", "91.25%, somebody")
@@ -133,6 +139,54 @@ def test_the_seconds_of_seeds_add_up_to_those_of_the_command(runs):
     totals = [sum(time_of["seconds"].values()) for time_of in times]
     assert sum(totals) <= runs.seconds_of_small + 8 * 0.05  # Each is rounded to a tenth.
     assert all(total > 0 for total in totals)
+
+
+def test_the_last_step_is_scored_without_validation(copy, capsys):
+    change_row(copy, "test", "b|c/seed_0", step=3)
+    error = refused(capsys, "compare.py", copy, "--format=results")
+    assert "b|c/seed_0/result.json: 3 is not the last step" in error
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [((0, 1, 2), "0-2"), ((2, 0), "0, 2"), ((3,), "3"), ((2, 1), "1-2")]
+)
+def test_seeds_are_a_range_if_none_is_missing(seeds, said):
+    configs = [types.SimpleNamespace(config=types.SimpleNamespace(seed=seed)) for seed in seeds]
+    assert results._seeds([types.SimpleNamespace(run=run) for run in configs]) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "patience", "eval_epochs", "said"),
+    [
+        ("t5 v5 t10 v10 T10", 0, 1, None),
+        ("t3 t5 v5 t8 t10 v10 T10", 0, 1, None),
+        ("t5 t10 v10 T10", 0, 1, "no row of val for step 5"),
+        ("t5 t10 v10 T10", 0, 2, None),
+        ("t10 v5 v10 T10", 0, 1, "no row of train for step 5"),
+        ("t5 v5 T5", 0, 1, "training up to step 5, not 10"),
+        ("t5 v5 T5", 1, 1, None),
+        ("t5 T5 v5", 1, 1, "row of the test split is not the last"),
+        ("v5 T5", 1, 1, "training up to step 0, not 10"),
+    ],
+)
+def test_every_epoch_has_its_rows(rows, patience, eval_epochs, said):
+    splits = {"t": "train", "v": "val", "T": "test"}
+    rows = [
+        {"split": splits[row[0]], "step": int(row[1:]), "loss": 1.0, ACCURACY: int(row[1:]) / 10}
+        for row in rows.split()
+    ]
+    (scored,) = (row["step"] for row in rows if row["split"] == "test")
+    run = types.SimpleNamespace(
+        path=pathlib.Path("seed_0"),
+        plan=Plan(epochs=2, train_examples=50, global_batch_size=10),
+        config=types.SimpleNamespace(
+            patience=patience, eval_epochs=eval_epochs, best_metric=ACCURACY
+        ),
+        data=types.SimpleNamespace(examples={"val": 5}),
+        result={"selected_on": "val", "step": scored},
+    )
+    with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+        records._check_steps(run, rows)
 
 
 def test_rows_are_directories_and_not_groups_of_equal_settings(copy, capsys):
@@ -243,6 +297,13 @@ DAMAGE = {
         edited("config.json", lambda x: x["code"][0].update(net="0123456789ab")),
         "the operations of tiny have changed",
     ),
+    "net of a part": (
+        edited(
+            "config.json",
+            lambda x: x["code"].append({**x["code"][0], "from_step": 3, "net": "0123456789ab"}),
+        ),
+        "the operations of tiny have changed",
+    ),
     "code": (edited("config.json", lambda x: x.update(code=[])), "there is no code"),
     "versions": (
         edited("config.json", lambda x: x["code"][0].update(versions={})),
@@ -278,7 +339,7 @@ DAMAGE = {
     "no figures of validation": (without_loss, "is not the step that is best on val"),
     "no validation": (
         replaced("metrics.jsonl", '"val"', '"train"'),
-        "is not the step that is best on val",
+        "metrics.jsonl has no row of val for step 6",
     ),
     "more than all": (
         lambda root: change_row(root, "test", top_1_accuracy=7.0),
@@ -386,16 +447,18 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, text):
 ROOT = pathlib.Path(results.__file__).resolve().parent.parent
 
 
-def seconds(row):
-    """Start, training and evaluation, as README adds them up."""
-    parts = row["seconds: start, training, evaluation, pictures"].split(", ")
-    return f"{sum(int(part.replace(',', '')) for part in parts[:3]):,}"
+def seconds(recipe):
+    """The mean of start, training and evaluation."""
+    found = [records.read_record(path) for path in (ROOT / "results" / recipe).glob("seed_*")]
+    return f"{np.mean([record.cost.seconds.total for record in found]):,.0f}"
 
 
-def test_the_rows_of_readme_are_results():
+def test_the_rows_of_readme_are_results(monkeypatch):
+    monkeypatch.setattr(records, "RECIPES", ROOT / "recipes")  # Whatever `runs` has put there.
     rows = table((ROOT / "RESULTS.md").read_text(encoding="utf-8"))
+    columns = ("recipe", "data", "test accuracy", "n")
     known = {
-        (row["recipe"], row["data"], row["test accuracy"], row["n"], seconds(row)) for row in rows
+        (*(row[column] for column in columns), seconds(row["recipe"].strip("`"))) for row in rows
     }
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results")[2]
     shown = table(section.partition("\n## ")[0])
