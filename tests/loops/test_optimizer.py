@@ -116,6 +116,18 @@ def test_muon_makes_updates_of_convolutions_orthogonal(one_replica):
     assert_close(after[1:], own_weights("adam", one_replica, 1, slow)[1:])
 
 
+def test_muon_scales_updates_by_the_longer_side_of_the_matrix():
+    """Liu et al. 2025, section 2.2: 0.2 times its square root."""
+    layer = tf.keras.layers.Conv2D(4, 3, use_bias=False)
+    layer.build((None, 8, 8, 32))
+    (kernel,) = layer.trainable_variables
+    start = kernel.numpy()
+    gradient = tf.constant(np.random.default_rng(0).normal(size=kernel.shape), tf.float32)
+    make_optimizer("muon", layer, 0.0).update_step(gradient, kernel, 0.1)
+    values = np.linalg.svd((start - kernel.numpy()).reshape(-1, 4), compute_uv=False)
+    np.testing.assert_allclose(values / (0.1 * 0.2 * np.sqrt(9 * 32)), 1, atol=0.35)
+
+
 def test_muon_has_the_momentum_of_nesterov(one_replica):
     net = make_net()
     optimizer = make_optimizer("muon", net, 0.0, momentum=0.5)

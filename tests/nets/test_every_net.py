@@ -1,5 +1,7 @@
 """Properties of every net in the table, those that a user adds included."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -165,8 +167,9 @@ def test_the_smallest_size_is_the_smallest(name, stem, monkeypatch):
         return x.shape
 
     assert trunk(smallest)[1:3] == (1, 1)
-    with pytest.raises((ValueError, tf.errors.OpError)):
-        trunk(smallest - 1)
+    # On some processors, operations accept images without pixels.
+    with contextlib.suppress(ValueError, tf.errors.OpError):
+        assert 0 in trunk(smallest - 1)
 
 
 def settings_of_batch_norms(net):

@@ -1,6 +1,7 @@
 """SpeedNet as the paper describes it."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import nets
@@ -40,6 +41,26 @@ def test_a_block_is_that_of_the_paper():
         np.testing.assert_allclose(net.stage_1(x, training=True), y, atol=1e-4)
     mean = tf.reduce_mean(pooled, (0, 1, 2))
     np.testing.assert_allclose(norm.moving_mean, 0.4 * mean, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stem", "size", "stride"), [("small", 9, 1), ("large", 30, 4)])
+def test_the_stem_is_a_convolution_of_two_pixels_and_gelu(stem, size, stride):
+    net = nets.build("speednet", num_classes=10, image_shape=(size, size, 3), stem=stem)
+    x = tf.random.stateless_normal((2, size, size, 3), (0, 0))
+    kernel, bias = net.stem.trainable_variables
+    bias.assign(tf.linspace(-1.0, 1.0, 24))
+    expected = tf.nn.gelu(tf.nn.conv2d(x, kernel, stride, "VALID") + bias)
+    np.testing.assert_allclose(net.stem(x, training=False), expected, atol=1e-5)
+
+
+def test_logits_are_float32():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        net = nets.build("speednet", num_classes=10, image_shape=(9, 9, 3))
+        assert net(tf.zeros((1, 9, 9, 3)), training=False).dtype == tf.float32
+        assert net.head.dense.compute_dtype == "float32"
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
 
 
 def test_logits_are_scaled():
