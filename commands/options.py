@@ -272,6 +272,8 @@ class CompareOptions:
             checks.png_file(flag, getattr(self, flag))
         if self.format == "results" and self.metric != "top_1_accuracy":
             raise ConfigError("--format=results shows the top-1 accuracy; drop --metric")
+        if self.format == "results" and self.confidence != 0.95:
+            raise ConfigError("--format=results has no intervals; drop --confidence")
         checks.check_runs(self.runs)
 
 

@@ -407,9 +407,15 @@ def test_half_copied_records_are_no_records(copy, capsys):
     assert capsys.readouterr().out == before
 
 
-def test_the_page_has_no_other_figure(copy, capsys):
-    error = refused(capsys, "compare.py", copy, "--format=results", "--metric=loss")
-    assert "--format=results shows the top-1 accuracy; drop --metric" in error
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--metric=loss", "--format=results shows the top-1 accuracy; drop --metric"),
+        ("--confidence=0.9", "--format=results has no intervals; drop --confidence"),
+    ],
+)
+def test_the_page_has_no_other_figure(copy, capsys, flag, said):
+    assert said in refused(capsys, "compare.py", copy, "--format=results", flag)
 
 
 def test_a_recipe_with_a_wrong_flag_is_named(copy, monkeypatch, capsys):
