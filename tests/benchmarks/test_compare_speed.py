@@ -279,7 +279,7 @@ class Ends:
         return {"seconds": 0.01}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_keras_net_is_checked_and_trains(tmp_path):
     from benchmarks.speed import keras_fit, ours
 
@@ -298,7 +298,7 @@ def test_keras_net_is_checked_and_trains(tmp_path):
     assert [answer.get("images", 0) % 8 for answer in ends.answers] == [0, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_rehearsal_measures_this_project(tmp_path, capsys):
     flags = ["--contestants=ours", "--precisions=float32", "--nets=inception10", "--batch_size=8"]
     flags += ["--windows=2", "--seconds=0", "--examples=100", f"--json={tmp_path / 'a.json'}"]

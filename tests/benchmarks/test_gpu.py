@@ -260,7 +260,7 @@ def trainings(tmp_path_factory):
         yield Trainings(tmp_path_factory.mktemp("trainings"), 2, Forked)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_rehearsal_passes_its_checks(trainings):
     checks = gpu_checks.checks(2, ("float32",), on_gpus=False)
     # The net has dropout, for which XLA draws other numbers.
@@ -270,7 +270,7 @@ def test_a_rehearsal_passes_its_checks(trainings):
     assert exact == ["--deterministic, twice", "--deterministic, stopped and resumed"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("flags", "found"),
     [
@@ -289,7 +289,7 @@ def test_a_training_that_differs_or_fails_fails_a_check(trainings, flags, found)
     assert found in row["found"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_rehearsal_times_this_project(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--only=timing"]
     command += ["--nets=resnet18", f"--out={tmp_path / 'out'}"]

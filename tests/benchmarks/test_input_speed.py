@@ -7,7 +7,7 @@ import pytest
 from benchmarks import input_speed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_part_measures(tmp_path, monkeypatch, capsys):
     report = tmp_path / "speed.json"
     monkeypatch.setattr("sys.argv", [

@@ -25,7 +25,7 @@ COMMAND_LINES = {program: cases.bad_command_lines(program) for program in PROGRA
 COMBINATIONS = {"train.py": cases.TRAIN_COMBINATIONS, "eval.py": cases.EVAL_COMBINATIONS}
 
 
-@pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.slow)])
+@pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.exhaustive)])
 def some(request):
     """Takes a share of the cases, from the fixed seed; in the long form all of them."""
 
@@ -350,7 +350,12 @@ TOGETHER = ("backends", "keras.json", "no home", "not UTF-8", "closed streams")
 
 
 @pytest.mark.parametrize(
-    "which", [pytest.param(w, marks=pytest.mark.slow) for w in (TOGETHER, *ALONE)], ids=str
+    "which",
+    [
+        pytest.param(TOGETHER, marks=pytest.mark.slow),
+        *(pytest.param(which, marks=pytest.mark.exhaustive) for which in ALONE),
+    ],
+    ids=str,
 )
 def test_environments(real_run, tmp_path, which):
     """The result is that of a process in which nothing was wrong."""

@@ -63,8 +63,15 @@ def other_run(tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "other"), NAMES.items())
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        pytest.param(
+            *names, marks=pytest.mark.slow if "it's" in names[0] else pytest.mark.exhaustive
+        )
+        for names in NAMES.items()
+    ],
+)
 def test_every_command_works_beside_another_run(
     name, other, other_run, tmp_path, monkeypatch, capsys
 ):

@@ -126,8 +126,16 @@ def test_a_step_is_that_of_the_run(run_dir, replayed):
     assert f"update   loss {found['loss']:.6g}, gradient norm " in printed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("step", "row"), [(20, 21), (21, 21), (22, 24), (24, 24), (25, 32)])
+@pytest.mark.parametrize(
+    ("step", "row"),
+    [
+        pytest.param(21, 21, marks=pytest.mark.slow),
+        *(
+            pytest.param(*steps, marks=pytest.mark.exhaustive)
+            for steps in [(20, 21), (22, 24), (24, 24), (25, 32)]
+        ),
+    ],
+)
 def test_steps_at_the_ends_of_rows_and_epochs(run_dir, tmp_path, step, row):
     found = replay(run_dir, step, f"--picture={tmp_path / 'a.png'}")
     check_step(found, step)

@@ -65,7 +65,7 @@ def test_the_batches_are_the_same_bit_for_bit():
     check_same(parse_augment("crop:2,flip,mixup:1"), replicas=2, microbatches=2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_batches_of_each_augmentation_are_the_same(name):
     for replicas, microbatches in ((1, 1), (2, 2), (4, 1)):

@@ -20,9 +20,9 @@ from tests.nets.pinned import (
 )
 
 
-def slow_if(is_slow, names=tuple(nets.NETS)):
-    """Nets as parameters, some of them marked as slow."""
-    return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in names]
+def exhaustive_if(is_long, names=tuple(nets.NETS)):
+    """Nets as parameters, some of them marked as exhaustive."""
+    return [pytest.param(n, marks=pytest.mark.exhaustive) if is_long(n) else n for n in names]
 
 
 # Large nets, and those that are made of the same blocks as another.
@@ -71,7 +71,7 @@ def test_the_projects_own_nets_are_there():
     assert set(PINNED) <= set(nets.NETS)
 
 
-@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__), indirect=True)
+@pytest.mark.parametrize("paper_form", exhaustive_if(LONG.__contains__), indirect=True)
 def test_parameters_flops_and_shapes(paper_form):
     name, net, _ = paper_form
     size = image_size(name)
@@ -95,7 +95,7 @@ def test_parameters_flops_and_shapes(paper_form):
         assert flops / 1e6 == pytest.approx(PUBLISHED_FLOPS[name], rel=0.02)
 
 
-@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__, NOT_DEEPER), indirect=True)
+@pytest.mark.parametrize("paper_form", exhaustive_if(LONG.__contains__, NOT_DEEPER), indirect=True)
 def test_evaluation_changes_nothing(paper_form):
     name, net, size = paper_form
     before = [v.numpy() for v in net.variables]
@@ -107,7 +107,7 @@ def test_evaluation_changes_nothing(paper_form):
         np.testing.assert_array_equal(variable.numpy(), old)
 
 
-@pytest.mark.parametrize("paper_form", slow_if(LONG.__contains__, NOT_DEEPER), indirect=True)
+@pytest.mark.parametrize("paper_form", exhaustive_if(LONG.__contains__, NOT_DEEPER), indirect=True)
 def test_every_variable_has_a_gradient_and_every_statistic_moves(paper_form):
     name, net, size = paper_form
     check_training_pass(net, images(4, size, 3), classes(name), moves=name not in FROZEN)
@@ -148,9 +148,9 @@ def test_too_small_an_image_is_an_error(name, stem):
     "name",
     [
         "inception_v3",
-        pytest.param("inception_v4", marks=pytest.mark.slow),
-        pytest.param("inception_resnet_v1", marks=pytest.mark.slow),
-        pytest.param("inception_resnet_v2", marks=pytest.mark.slow),
+        pytest.param("inception_v4", marks=pytest.mark.exhaustive),
+        pytest.param("inception_resnet_v1", marks=pytest.mark.exhaustive),
+        pytest.param("inception_resnet_v2", marks=pytest.mark.exhaustive),
     ],
 )
 @pytest.mark.parametrize("stem", ["small", "large"])

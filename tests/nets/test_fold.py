@@ -62,7 +62,7 @@ def test_every_kind_of_convolution(kernel_size, strides, padding):
 
 @pytest.mark.parametrize(
     "name",
-    ["inception10", *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES)],
+    ["inception10", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in FAMILIES)],
 )
 def test_folded_logits_are_those_of_the_net(name):
     size = max(nets.net_class(name).smallest_size.small, 8)

@@ -11,7 +11,7 @@ from tests.nets.pinned import PINNED
 from tests.nets.test_every_net import (
     NOT_DEEPER,
     check_training_pass,
-    slow_if,
+    exhaustive_if,
     smallest_size,
 )
 
@@ -27,7 +27,7 @@ def is_long(name):
     return name in PINNED and name != "resnet20"
 
 
-@pytest.mark.parametrize("name", slow_if(is_long, NAMES))
+@pytest.mark.parametrize("name", exhaustive_if(is_long, NAMES))
 def test_graph_equals_eager(name):
     size = smallest_size(name, "small")
     net = nets.build(name, num_classes=3, image_shape=(size, size, 3), stem="small")
@@ -37,7 +37,7 @@ def test_graph_equals_eager(name):
     np.testing.assert_allclose(graph, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
 
 
-@pytest.mark.parametrize("name", slow_if(is_long, NAMES))
+@pytest.mark.parametrize("name", exhaustive_if(is_long, NAMES))
 def test_bfloat16_with_the_small_stem_and_a_rebuilt_net(name, tmp_path, monkeypatch):
     """Training in bfloat16; a checkpoint holds every variable and fits a net built anew."""
     tf.keras.config.set_dtype_policy("mixed_bfloat16")

@@ -127,7 +127,7 @@ def sbatch(home, *args):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_slurm_job_of_four_replicas_ends_with_the_weights_of_one(tmp_path):
     """A net of the tables, as a user trains it, before a rounding moves a unit of a ReLU."""
     short = (*SHORT, "--epochs=0.09", "--warmup_epochs=0", "--log_steps=1", "--seed=2")
