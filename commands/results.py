@@ -200,7 +200,7 @@ def check_same_net(records: Sequence[Record]) -> NetSummary:
 
 
 def _besides_seed(saved: SavedConfig) -> SavedConfig:
-    settings = dataclasses.replace(saved.settings, seed=0)
+    settings = dataclasses.replace(saved.settings, seed=0, data_dir=None)
     return dataclasses.replace(saved, settings=settings, code=())
 
 

@@ -174,9 +174,10 @@ def test_seeds_are_numbers_in_their_order(tmp_path):
     assert rerun.seeds_in(tmp_path) == [0, 2, 10]
 
 
-def test_data_elsewhere_are_used(world):
+def test_data_elsewhere_are_checked_and_used(world, monkeypatch):
+    monkeypatch.setattr(rerun, "check_data_at_hand", lambda *args: world.data_dirs.append(args[-1]))
     assert world.main(f"--data_dir={world.root}") == 0
-    assert world.data_dirs == [str(world.root)] * 2
+    assert world.data_dirs == [str(world.root)] * 3  # To check them, and for each of two seeds.
 
 
 def test_no_recorded_seed_is_lost(world, monkeypatch, capsys):

@@ -189,6 +189,15 @@ def test_every_epoch_has_its_rows(rows, patience, eval_epochs, said):
         records._check_steps(run, rows)
 
 
+def test_seeds_may_have_read_the_data_from_different_places(copy, capsys):
+    call("compare.py", copy, "--format=results")
+    before = capsys.readouterr().out
+    elsewhere = {"data_dir": "/elsewhere"}
+    change(copy / ONE / "config.json", lambda x: x["settings"].update(elsewhere))
+    call("compare.py", copy, "--format=results")
+    assert capsys.readouterr().out == before
+
+
 def test_rows_are_directories_and_not_groups_of_equal_settings(copy, capsys):
     shutil.copytree(copy / "small", copy / "again")
     (records.RECIPES / "again.txt").write_text((records.RECIPES / "small.txt").read_text())
