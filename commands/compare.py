@@ -19,7 +19,7 @@ import pictures
 from commands.checks import png_file
 from commands.comparison import gather
 from commands.comparison_report import Comparison, as_csv, as_json, as_markdown, as_text
-from commands.differences import compare_groups, predictions_of
+from commands.differences import compare_groups, is_share, predictions_of
 from commands.options import CompareOptions
 from commands.output import write
 from commands.results import as_results
@@ -52,7 +52,7 @@ def compare(options: CompareOptions) -> Comparison:
     if examples:
         _draw_examples(comparison, examples, options.data_dir)
     if chart:
-        _draw_curves(comparison, chart)
+        _draw_curves(comparison, chart, as_error=options.chart_error)
     if options.format == "results":  # Of the records, each of which must be whole.
         write(f"{as_results(options.runs)}\n")
     else:
@@ -99,14 +99,23 @@ def _save(figure: Figure, path: pathlib.Path) -> None:
         raise SaveError(f"cannot write {path}: {reason(error)}") from error
 
 
-def _draw_curves(comparison: Comparison, path: pathlib.Path) -> None:
-    """Draws the curves of each group in training and validation, seeds as a band."""
-    label, _ = figures()[comparison.metric]
+def _draw_curves(comparison: Comparison, path: pathlib.Path, *, as_error: bool) -> None:
+    """Draws the curves of each group in training and validation, seeds as a band.
+
+    As an error, they are 1 less the figure.
+
+    Raises:
+        ConfigError: the figure is not an accuracy.
+    """
+    metric = comparison.metric
+    if as_error and not (is_share(metric) and higher_is_better(metric)):
+        raise ConfigError(f"--chart_error draws 100% less an accuracy, not --metric={metric}")
+    label, _ = figures()[metric]
     figure = pictures.compare_curves(
         {
             title: {
                 group.name: [
-                    entry.curves[split]
+                    _as_error(entry.curves[split]) if as_error else entry.curves[split]
                     for entry in group.entries
                     if len(entry.curves[split]["epoch"])
                 ]
@@ -114,10 +123,15 @@ def _draw_curves(comparison: Comparison, path: pathlib.Path) -> None:
             }
             for split, title in (("train", "training, mean of an epoch"), ("val", "validation"))
         },
-        metric_label=label,
-        higher_is_better=higher_is_better(comparison.metric),
+        metric_label=f"{label} error" if as_error else label,
+        is_share=is_share(metric),
+        higher_is_better=higher_is_better(metric) and not as_error,
     )
     _save(figure, path)
+
+
+def _as_error(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return curve | {"value": 1 - curve["value"]}
 
 
 def _draw_examples(comparison: Comparison, path: pathlib.Path, data_dir: str | None) -> None:

@@ -254,6 +254,9 @@ class CompareOptions:
         "band.",
         path=True,
     )
+    chart_error: bool = setting(
+        False, "In --chart, draw the error, which is 100% less the accuracy."
+    )
     examples: Text | None = setting(
         None,
         "PNG file to draw the test images in that only one of two runs classifies correctly.",
@@ -274,6 +277,8 @@ class CompareOptions:
             raise ConfigError("--format=results shows the top-1 accuracy; drop --metric")
         if self.format == "results" and self.confidence != 0.95:
             raise ConfigError("--format=results has no intervals; drop --confidence")
+        if self.chart_error and not self.chart:
+            raise ConfigError("--chart_error needs --chart, the name of the picture")
         checks.check_runs(self.runs)
 
 

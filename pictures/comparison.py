@@ -14,6 +14,7 @@ def compare_curves(
     panels: dict[str, dict[str, list[dict[str, np.ndarray]]]],
     *,
     metric_label: str,
+    is_share: bool,
     higher_is_better: bool,
 ) -> Figure:
     """The curves of groups of runs, as lines with bands, in a panel for each split.
@@ -27,8 +28,8 @@ def compare_curves(
         panels: by the title of a panel, the runs of each group, by its name. The groups of all
             panels are the same. A run has the arrays "epoch" and "value", float [points]. Values
             that are not finite are left out.
-        metric_label: what the values are, for the axis. If all are in [0, 1] and higher is better,
-            they are shown as percentages.
+        metric_label: what the values are, for the axis.
+        is_share: whether they are shares, in [0, 1], which are shown as percentages.
         higher_is_better: whether a higher value is better.
     """
     figure = new_figure(12, 6, layout="constrained")
@@ -40,8 +41,6 @@ def compare_curves(
     if not shown:
         note(figure.subplots(), "no data")
         return figure
-    values = np.concatenate([mean for curves in shown.values() for _, mean, _ in curves.values()])
-    is_share = higher_is_better and values.min() >= 0 and values.max() <= 1
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     pick = max if higher_is_better else min
     lines, best = {}, {}  # By group; the best of the last panel in which it has points.

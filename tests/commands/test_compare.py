@@ -532,6 +532,26 @@ def test_pictures(make, tmp_path):
     assert Image.open(examples).width > 300
 
 
+@pytest.mark.parametrize("as_error", [False, True])
+def test_the_chart_is_of_the_accuracy_or_the_error(make, tmp_path, monkeypatch, as_error):
+    """The rows have a top-1 accuracy of 0.75 on val."""
+    found = {}
+
+    def compare_curves(panels, **options):
+        found.update(panels=panels, **options)
+
+    monkeypatch.setattr("pictures.compare_curves", compare_curves)
+    monkeypatch.setattr("pictures.save", lambda figure, path: None)
+    flags = ["--chart_error"] if as_error else []
+    call("compare.py", make("one", 357), f"--chart={tmp_path / 'x.png'}", *flags)
+    ((curve,),) = found["panels"]["validation"].values()
+    np.testing.assert_array_equal(curve["value"], [0.25 if as_error else 0.75])
+    assert len(curve["epoch"]) == 1
+    assert found["metric_label"] == ("top-1 error" if as_error else "top-1")
+    assert found["is_share"]
+    assert found["higher_is_better"] != as_error
+
+
 def test_the_images_that_tell_two_runs_apart(make, tmp_path, monkeypatch):
     """The first is right on 0 to 356, the second on 2 to 357: so on 0 and 1, and on 357."""
     found = {}
@@ -568,6 +588,18 @@ def test_mistakes_are_one_line(make, tmp_path, capsys):
         ([run, "--confidence=1"], "--confidence=1"),
         ([run, f"--chart={tmp_path}/x.jpg"], "expected the name of a .png file in a directory"),
         ([run, f"--chart={tmp_path}/no/x.png"], "expected the name of a .png file in a directory"),
+        ([run, "--chart_error"], "--chart_error needs --chart, the name of the picture"),
+        (
+            [run, f"--chart={tmp_path}/x.png", "--chart_error", "--metric=loss"],
+            "--chart_error draws 100% less an accuracy, not --metric=loss",
+        ),
+        (
+            [
+                *(run, f"--chart={tmp_path}/x.png", "--chart_error"),
+                "--metric=expected_calibration_error",
+            ],
+            "--chart_error draws 100% less an accuracy, not --metric=expected_calibration_error",
+        ),
         ([run.parent, f"--examples={tmp_path}/x.png"], "two finished runs apart, not 1; name two"),
     ):
         if line is not None:
