@@ -158,6 +158,7 @@ def gather(paths: Sequence[str | os.PathLike], metric: str) -> tuple[list[Group]
     sign = -1 if higher_is_better(metric) else 1
     others.sort(key=lambda g: np.mean(sign * g.figure(metric)) if len(g.figure(metric)) else np.inf)
     notes += [note for group in groups for note in _notes(group, metric)]
+    notes += _note_on_code(groups)
     return [first, *others], notes
 
 
@@ -268,7 +269,14 @@ def identity(saved: SavedConfig) -> dict[str, Any]:
         "test_data": prints["test"],
         "init_weights": saved.init_fingerprint,
         "operations": saved.code[-1].net if saved.code else None,
+        "code": _sources(saved),
     }
+
+
+def _sources(saved: SavedConfig) -> str | None:
+    """The code that a run was trained with, from first to last; None if it is unknown."""
+    found = [code.sources or "unknown" for code in saved.code]
+    return None if {*found} <= {"unknown"} else ", then ".join(dict.fromkeys(found))
 
 
 def _group(entries: list[Entry]) -> list[Group]:
@@ -304,17 +312,35 @@ def _columns(identities: Iterable[dict]) -> dict[str, list]:
 
 def _is_explained(name: str, identities: Iterable[dict]) -> bool:
     """Whether a value is always the same where those that it follows from are."""
-    if name not in _FOLLOWS_FROM:
+    identities = list(identities)
+    origins = _FOLLOWS_FROM.get(name, ())
+    if name == "code":  # Which any change of the project changes.
+        origins = [n for n in identities[0] if n != name]
+    if not origins:
         return False
     found: dict[tuple, set] = {}
     for what in identities:
-        found.setdefault(tuple(what[n] for n in _FOLLOWS_FROM[name]), set()).add(what[name])
+        found.setdefault(tuple(what[n] for n in origins), set()).add(what[name])
     return all(len(values) == 1 for values in found.values())
 
 
 def text(value) -> str:
     """A value of a setting as in a flag, on one line."""
     return printable(setting.text(value))
+
+
+def _note_on_code(groups: list[Group]) -> list[str]:
+    """Says that groups that differ in a setting were trained by different code as well."""
+    first, *others = groups
+    if "code" in first.settings:
+        return []
+    known = _sources(first.saved)
+    for group in others:
+        found = _sources(group.saved)
+        if None not in (known, found) and found != known:
+            pair = [f"{g.name} ({_sources(g.saved)})" for g in (first, group)]
+            return [f"the code in nets/, data/ or loops/ differs too: {' and '.join(pair)}"]
+    return []
 
 
 def _notes(group: Group, metric: str) -> list[str]:

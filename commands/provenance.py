@@ -1,5 +1,8 @@
-"""What a run was made with: the net's operations, versions and the machine."""
+"""What a run was made with: the net's operations, the sources, versions and the machine."""
 
+import ast
+import functools
+import hashlib
 import pathlib
 import platform
 import subprocess
@@ -11,6 +14,11 @@ import tensorflow as tf
 from commands.saved_config import Code
 from loops.distributed import processor
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = "the code in nets/, data/ or loops/"  # What a result follows from.
+_FOLDERS = ("nets", "data", "loops")
+_NOT_COUNTED = _ROOT / "loops" / "records"  # Files and the terminal.
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and the libraries that compute, by name."""
@@ -20,6 +28,36 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+@functools.cache  # What this process has loaded, whatever is edited while it trains.
+def sources() -> str:
+    """A fingerprint of the code that computes, apart from comments, docstrings and layout."""
+    digest = hashlib.sha256()
+    for folder in _FOLDERS:
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            if _NOT_COUNTED not in path.parents:
+                digest.update(f"{path.relative_to(_ROOT)}\n{_statements(path)}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def sources_changed(code: Code) -> bool:
+    """Whether the code differs from what a run was trained with; False if that is unknown."""
+    return code.sources not in (None, sources())
+
+
+def _statements(path: pathlib.Path) -> str:
+    """The code of a file in one form; its text where it does not parse."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return text
+    for node in ast.walk(tree):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.unparse(tree)
 
 
 def machine() -> str:
@@ -33,7 +71,7 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit of this project, with "-dirty" if files have changed; "unknown" without git."""
-    command = ["git", "-C", pathlib.Path(__file__).parent, "describe", "--always", "--dirty"]
+    command = ["git", "-C", _ROOT, "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.SubprocessError):

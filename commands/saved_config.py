@@ -76,11 +76,14 @@ class Code:
         from_step: global step.
         net: fingerprint of the net's operations (`nets.table.trace`).
         versions: of Python and the libraries that compute, by name.
+        sources: fingerprint of the code (`commands.provenance.sources`); None for runs of earlier
+            versions.
     """
 
     from_step: Annotated[int, msgspec.Meta(ge=0)]
     net: Text
     versions: dict[str, str]
+    sources: Text | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,15 @@ from commands.find_learning_rate import find_learning_rate
 from commands.initial_weights import Start, find_origin, load_start
 from commands.options import TrainOptions
 from commands.output import write
-from commands.provenance import code_changes, commit, machine, versions
+from commands.provenance import (
+    SOURCES,
+    code_changes,
+    commit,
+    machine,
+    sources,
+    sources_changed,
+    versions,
+)
 from commands.run import Run
 from commands.run_directory import opened, run_directory
 from commands.saved_config import Code, SavedConfig, read_config, read_result, write_config
@@ -160,8 +168,8 @@ def _train_run(
     batches = build.train_pipeline(config, wanted.data, dataset.splits["train"], workers)
     if not workers.agree(_identity(wanted, run_dir)):
         raise RunError(
-            "the workers differ in their flags, data or --run_dir; start all workers with "
-            "identical flags"
+            "the workers differ in their flags, data, code or --run_dir; start all workers with "
+            "identical flags and code"
         )
     # Before the directory is created.
     start = _initial_weights(wanted, run_dir, options.allow_changes)
@@ -173,6 +181,8 @@ def _train_run(
         else:
             terminal.line("This run is finished.")
             print_result(terminal, Run.open(run_dir), run_dir)
+            if saved.code and sources_changed(saved.code[-1]):
+                terminal.line(f"note   {SOURCES} has changed since this run was trained")
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)
@@ -244,7 +254,7 @@ def _identity(wanted: SavedConfig, run_dir: pathlib.Path) -> str:
     """What all workers must have in common, as text."""
     settings = dataclasses.replace(wanted.settings, data_dir=None)
     content = dataclasses.asdict(dataclasses.replace(wanted, settings=settings))
-    return json.dumps([content, str(run_dir.resolve())], sort_keys=True)
+    return json.dumps([content, sources(), str(run_dir.resolve())], sort_keys=True)
 
 
 class _Job:
@@ -296,7 +306,7 @@ class _Job:
             say=say,
         )
         summary = trace(state.net, self.info.image_shape)
-        code = Code(from_step=0, net=summary.fingerprint, versions=versions())
+        code = Code(from_step=0, net=summary.fingerprint, versions=versions(), sources=sources())
         if not self.is_new:  # Before anything in the run directory changes.
             self._check_code(code, options.allow_changes)
         checkpoints = Checkpoints(
@@ -373,11 +383,16 @@ class _Job:
             )
         if changes:
             self.terminal.line(f"continuing although {'; '.join(changes)}")
+        elif self.saved.code and sources_changed(self.saved.code[-1]):
+            self.terminal.line(
+                f"note   {SOURCES} has changed since this run was last trained, which "
+                "continues with the code as it is now"
+            )
 
     def _record_code(self, code: Code) -> None:
         """Writes the configuration of a new run, or a change of its code."""
         last = self.saved.code[-1] if self.saved.code else None
-        if last is None or (last.net, last.versions) != (code.net, code.versions):
+        if last is None or dataclasses.replace(code, from_step=last.from_step) != last:
             self.saved = dataclasses.replace(self.saved, code=(*self.saved.code, code))
             if self.workers.is_chief:
                 write_config(self.run_dir, self.saved)

@@ -49,7 +49,18 @@ def make(tmp_path, saved):
     """Makes runs, as training leaves them, with given numbers of correct test predictions."""
     saved, labels = saved
 
-    def make(name, correct, *, seed=0, offset=0, losses=None, finished=True, data=None, **settings):
+    def make(
+        name,
+        correct,
+        *,
+        seed=0,
+        offset=0,
+        losses=None,
+        finished=True,
+        data=None,
+        sources=None,
+        **settings,
+    ):
         """Makes a run.
 
         Args:
@@ -60,13 +71,19 @@ def make(tmp_path, saved):
             losses: of each example.
             finished: whether it has a result.
             data: fingerprints to change.
+            sources: fingerprints of the code, from first to last.
             **settings: to change.
         """
         path = tmp_path / name
         path.mkdir(parents=True)
         info = dataclasses.replace(saved.data, fingerprints=saved.data.fingerprints | (data or {}))
         config = dataclasses.replace(saved.settings, seed=seed, **settings)
-        write_config(path, dataclasses.replace(saved, settings=config, data=info))
+        code = saved.code
+        if sources:
+            code = [
+                dataclasses.replace(code[0], from_step=i, sources=x) for i, x in enumerate(sources)
+            ]
+        write_config(path, dataclasses.replace(saved, settings=config, data=info, code=tuple(code)))
         rows = [{"split": "train", "step": 6}, {"split": "val", "step": 6, "top_1_accuracy": 0.75}]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         if not finished:
@@ -124,6 +141,33 @@ def test_groups_of_seeds_are_compared_with_welchs_test(make, tmp_path):
     assert table[0].split("  ")[0] == "learning_rate"
     assert table[1].split()[:5] == ["0.2", "3", "84.68%", "±", "1.11"]
     assert table[2].split()[:5] == ["0.1", "3", "87.19%", "±", "0.84"]
+
+
+def test_runs_of_different_code_are_not_taken_together(make, tmp_path):
+    """Although all settings are the same, as after an edit of a loss."""
+    for seed in (0, 1, 2):
+        make(f"runs/a{seed}", 330 + seed, seed=seed, sources=["aaaaaaaa"])
+        make(f"runs/b{seed}", 300 + seed, seed=seed, sources=["bbbbbbbb"])
+    make("runs/c", 300, sources=["aaaaaaaa", "bbbbbbbb"])
+    comparison = compare_runs([tmp_path / "runs"])
+    names = [group.name for group in comparison.groups]
+    assert names == ["code=aaaaaaaa", "code=bbbbbbbb", "code=aaaaaaaa, then bbbbbbbb"]
+    assert [d.is_seen for d in comparison.differences] == [True, True]
+    assert comparison.notes == ()
+
+
+def test_code_is_no_column_where_a_setting_differs_as_well(make, tmp_path):
+    one = make("one", 300, sources=["aaaaaaaa"])
+    other = make("other", 300, learning_rate=0.1, sources=["bbbbbbbb"])
+    comparison = compare_runs([one, other])
+    assert [group.name for group in comparison.groups] == ["learning_rate=0.2", "learning_rate=0.1"]
+    assert comparison.notes == (
+        "the code in nets/, data/ or loops/ differs too: learning_rate=0.2 (aaaaaaaa) and "
+        "learning_rate=0.1 (bbbbbbbb)",
+    )
+    same = make("same", 300, learning_rate=0.3, sources=["aaaaaaaa"])
+    unknown = make("unknown", 300, learning_rate=0.4)
+    assert compare_runs([one, same, unknown]).notes == ()
 
 
 def test_training_is_drawn_as_the_mean_of_each_epoch(make):

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 import nets
 from commands import evaluate as evaluation
 from commands import options as configuration
+from commands import provenance
 from commands.run import Run
 from commands.setting import ConfigError
 from data import DATASETS, Dataset
@@ -442,6 +443,45 @@ def test_a_run_of_other_versions_is_resumed_only_if_allowed(tmp_path, monkeypatc
     assert [entry["from_step"] for entry in code] == [0, 2]
     assert code[0]["net"] == code[1]["net"]
     assert code[1]["versions"] == {**code[0]["versions"], "keras": "4.0"}
+
+
+@pytest.fixture
+def edit_sources(monkeypatch):
+    """Changes the code of the project."""
+
+    def edit(text):
+        monkeypatch.setattr(provenance, "_statements", lambda path: text)
+        provenance.sources.cache_clear()
+
+    yield edit
+    provenance.sources.cache_clear()
+
+
+def test_a_change_of_other_code_is_said_and_recorded(tmp_path, capsys, start, edit_sources):
+    """Such as that of a loss, which the fingerprint of the net does not cover."""
+    run_dir = tmp_path / "run"
+    args = start(run_dir)
+    (before,) = read(run_dir / "config.json")["code"]
+    assert before["sources"] == provenance.sources()
+    assert "has changed" not in capsys.readouterr().out
+    edit_sources("return 1")
+    call("train.py", *args)
+    out = capsys.readouterr().out
+    said = "note   the code in nets/, data/ or loops/ has changed since this run was "
+    assert f"{said}last trained, which continues with the code as it is now\n" in out
+    assert "resumes at step 2" in out
+    code = read(run_dir / "config.json")["code"]
+    assert code == [before, {**before, "from_step": 2, "sources": provenance.sources()}]
+    assert code[1]["sources"] != code[0]["sources"]
+    # The finished run is of the code as it was.
+    call("train.py", *args)
+    assert "has changed" not in capsys.readouterr().out
+    edit_sources("return 2")
+    call("train.py", *args)
+    out = capsys.readouterr().out
+    assert "This run is finished." in out
+    assert f"{said}trained\n" in out
+    assert read(run_dir / "config.json")["code"] == code
 
 
 def test_a_changed_net_is_scored_only_if_allowed(finished, capsys, monkeypatch, tiny_net):
