@@ -5,6 +5,9 @@
 The exported model takes uint8 images of any size. `python export.py --help` lists the flags.
 """
 
+import signal
+import sys
+
 from commands import command_line
 from commands.options import ExportOptions
 
@@ -14,6 +17,8 @@ def main(options: ExportOptions) -> None:
     # Imported here, after the flags are checked, since TensorFlow takes seconds to load.
     from commands.export import export
 
+    # So that what is written beside OUT until it is whole goes away.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     export(options)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 
@@ -102,7 +103,7 @@ def with_absolute_paths(config: Config) -> Config:
         ConfigError: the working directory is not text in UTF-8.
     """
     paths = {
-        name: str(pathlib.Path(value).expanduser().resolve())
+        name: os.path.realpath(pathlib.Path(value).expanduser())
         for name in ("data_dir", "init_from")
         if (value := getattr(config, name)) not in (None, "keras")
     }

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from commands.config import Config
 from commands.setting import ConfigError
 from loops.errors import RunError
-from loops.records.run import CONFIG, LOCK, METRICS, OWN, RESULT
+from loops.records.run import CONFIG, OWN, PICTURES
 
 _SUFFIXES = {".tflite": "tflite", ".onnx": "onnx"}
 
@@ -132,8 +132,7 @@ def output_file(flag: str, value: str | None) -> pathlib.Path | None:
     path = pathlib.Path(value).expanduser()
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"--{flag}={value}: no file can be written there")
-    if path.name in (CONFIG, RESULT, METRICS, LOCK) and (path.parent / CONFIG).exists():
-        raise ConfigError(f"--{flag}={value} is a file of the run itself; use another name")
+    _check_is_no_part(f"--{flag}={value}", path, allowed=(PICTURES,))
     return path
 
 
@@ -155,7 +154,16 @@ def png_file(flag: str, value: str | None) -> pathlib.Path | None:
     if path.is_dir() or not path.parent.is_dir() or path.suffix.lower() != ".png":
         raise ConfigError(f"--{flag}={value}: expected the name of a .png file in a directory that "
                           "exists")  # fmt: skip
+    _check_is_no_part(f"--{flag}={value}", path, allowed=(PICTURES,))
     return path
+
+
+def check_differ(**paths: str | None) -> None:
+    """Checks that flags that name files to write name different ones."""
+    given = {flag: normal_path(path) for flag, path in paths.items() if path is not None}
+    for (one, first), (other, second) in itertools.combinations(given.items(), 2):
+        if first == second:
+            raise ConfigError(f"--{one} and --{other} are both {first}; use two names")
 
 
 def check_overlays(grad_cam: str | None, images: Sequence[str]) -> None:
@@ -196,12 +204,17 @@ def _free_path(text: str, what: str) -> pathlib.Path:
         raise ConfigError(f"{what}={text} exists already; use another name, or delete it")
     if not path.parent.is_dir():
         raise ConfigError(f"{what}={text}: there is no directory {path.parent}")
-    real = path.parent.resolve() / path.name
+    _check_is_no_part(f"{what}={text}", path)
+    return path
+
+
+def _check_is_no_part(what: str, path: pathlib.Path, allowed: Sequence[str] = ()) -> None:
+    """Raises ConfigError if a path is one that a run uses itself, besides those allowed."""
+    real = pathlib.Path(os.path.realpath(normal_path(path).parent)) / path.name
     for parent in real.parents:
         own = real.relative_to(parent).parts[0]
-        if (parent / CONFIG).is_file() and own in OWN:
-            raise ConfigError(f"{what}={text}: {own} belongs to the run {parent}; use another name")
-    return path
+        if own in OWN and own not in allowed and (parent / CONFIG).is_file():
+            raise ConfigError(f"{what}: {own} belongs to the run {parent}; use another name")
 
 
 def check_onnx(verify: bool) -> None:

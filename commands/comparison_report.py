@@ -57,8 +57,9 @@ class Comparison:
         if len(values) < 2 or np.ptp(values) == 0:
             return ""
         label, spec = figures()[self.metric]
-        interval = statistics.mean_interval(values, self.confidence)
-        low, high = np.clip(interval, 0, 1 if is_share(self.metric) else None)
+        low, high = statistics.mean_interval(values, self.confidence)
+        if is_share(self.metric) and values.min() >= 0 and values.max() <= 1:
+            low, high = np.clip((low, high), 0, 1)
         return (
             f"{label}: {_mean(self.metric, values)} for {group.name} ({self.confidence * 100:g}% "
             f"interval of the mean {low:{spec}} to {high:{spec}}, n = {len(values)} seeds)."
@@ -129,7 +130,9 @@ def _epochs(group: Group) -> str:
     """The epochs that the runs were trained for."""
     epochs = sorted({entry.epoch for entry in group.finished or group.entries})
     first, last = f"{epochs[0]:.4g}", f"{epochs[-1]:.4g}"
-    return f"{first} epochs" if first == last else f"{first} to {last} epochs"
+    if first == last:
+        return f"{first} epoch" if first == "1" else f"{first} epochs"
+    return f"{first} to {last} epochs"
 
 
 def _mean(metric: str, values: np.ndarray, *, spread: bool = True) -> str:

@@ -8,6 +8,7 @@ import pathlib
 import data
 import pictures
 from commands import build, session
+from commands.checks import normal_path
 from commands.initial_weights import find_origin, load_start
 from commands.options import TrainOptions
 from commands.run_directory import run_directory
@@ -35,6 +36,7 @@ def find_learning_rate(
         SaveError: a file cannot be written.
         NonFiniteError: the loss is not finite from the start.
     """
+    run_dir = run_directory(options.run_dir, options.config, build.data_info(dataset))
     requested = dataclasses.replace(
         build.with_absolute_paths(options.config), ema_decay=0.0, train_sizes=(), on_nan="stop"
     )
@@ -63,7 +65,6 @@ def find_learning_rate(
     found = range_test(step, iterate(workers.strategy, batches.batches(0)), schedule)
     terminal.close()
     if workers.is_chief:
-        run_dir = run_directory(options.run_dir, options.config, info)
         picture = _write(run_dir, found)
         terminal.line(f"curve  {picture}")
     if found.suggested is None:
@@ -75,6 +76,7 @@ def find_learning_rate(
 
 def _write(run_dir: pathlib.Path, found: RateRange) -> pathlib.Path:
     """Writes the curve as a picture and as CSV; returns the path of the picture."""
+    run_dir = normal_path(run_dir)  # Which has a name.
     picture, table = (
         run_dir.with_name(f"{run_dir.name}.learning_rate.{kind}") for kind in ("png", "csv")
     )

@@ -68,6 +68,8 @@ class TrainOptions(Config):
         checks.check_settings(self)
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"--seeds={','.join(map(str, self.seeds))}: a seed is given twice")
+        if self.seeds and self.seed:
+            raise ConfigError(f"--seed={self.seed} and --seeds exclude each other; drop one")
         if self.seeds and self.find_learning_rate:
             raise ConfigError("--find_learning_rate is for one seed; use --seed, not --seeds")
         if self.profile_steps is not None:
@@ -273,6 +275,7 @@ class CompareOptions:
         """Raises ConfigError or RunError if options are missing or do not fit."""
         for flag in ("chart", "examples"):
             checks.png_file(flag, getattr(self, flag))
+        checks.check_differ(chart=self.chart, examples=self.examples)
         if self.format == "results" and self.metric != "top_1_accuracy":
             raise ConfigError("--format=results shows the top-1 accuracy; drop --metric")
         if self.format == "results" and self.confidence != 0.95:
@@ -315,3 +318,4 @@ class ReplayOptions:
                               "it")  # fmt: skip
         checks.output_file("picture", self.picture)
         checks.output_file("json", self.json)
+        checks.check_differ(picture=self.picture, json=self.json)

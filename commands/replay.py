@@ -18,6 +18,7 @@ from commands.initial_weights import Start
 from commands.options import ReplayOptions
 from commands.output import Output
 from commands.pictures import shown
+from commands.provenance import SOURCES, sources_changed
 from commands.replay_report import Report, Row, examples_by_loss
 from commands.run import Run
 from commands.saved_config import DataInfo
@@ -161,7 +162,7 @@ def _replay(
     images, labels = _batch(config, info, source, number)
     examples = examples_by_loss(update, labels, batches, number, info.class_names)
     row = Row.of(run, row_step, again.finish_window())
-    return Report(run, saved, update, examples, row, _hint(run, config)), images
+    return Report(run, saved, update, examples, row, _hint(run, config, step)), images
 
 
 def _describe_start(saved: Saved | None, step: int) -> str:
@@ -176,8 +177,11 @@ def _progress(terminal: Terminal, first: int, last: int) -> Callable[[int], None
     )
 
 
-def _hint(run: Run, config: Config) -> str:
+def _hint(run: Run, config: Config, step: int) -> str:
     """What may explain that a row is not the same to the last bit."""
+    trained = [code for code in run.saved.code if code.from_step < step]
+    if trained and sources_changed(trained[-1]):
+        return f"; {SOURCES} has changed since"
     if not config.deterministic:
         return "; small differences are expected without --deterministic"
     if (config.num_gpus, 1) != (run.config.num_gpus, run.saved.workers):

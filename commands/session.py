@@ -114,7 +114,7 @@ def step_settings(
         ema_decay=config.ema_decay,
         lookahead_steps=config.lookahead_steps,
         total_steps=Plan(config.epochs, info.examples["train"], config.batch_size).total_steps,
-        auxiliary_weight=nets.net_class(config.net).auxiliary_weight,
+        auxiliary_weight=net.auxiliary_weight,
         seed=config.seed,
         jit=config.jit,
         on_nan=config.on_nan,

@@ -254,7 +254,7 @@ def _identity(wanted: SavedConfig, run_dir: pathlib.Path) -> str:
     """What all workers must have in common, as text."""
     settings = dataclasses.replace(wanted.settings, data_dir=None)
     content = dataclasses.asdict(dataclasses.replace(wanted, settings=settings))
-    return json.dumps([content, sources(), str(run_dir.resolve())], sort_keys=True)
+    return json.dumps([content, sources(), os.path.realpath(run_dir)], sort_keys=True)
 
 
 class _Job:

@@ -111,8 +111,13 @@ class ArraySource:
                 f"images must be uint8 [size, height, width, channels] with one label each, not "
                 f"{images.dtype} {images.shape} with {len(labels)} labels"
             )
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels must be integers [size], not {labels.dtype} {list(labels.shape)}"
+            )
         self.images = on_host(images)
-        self.labels = np.asarray(labels, np.int32)
+        self.labels = labels.astype(np.int32)
         self.image_shape = tuple(images.shape[1:])
 
     @unconverted

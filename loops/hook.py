@@ -19,6 +19,9 @@ A hook may read these attributes of the `trainer` that it is given:
 
 Hooks run on every worker, in the order in which they were given. A method raises `SaveError` when
 something cannot be written; the hook keeps what is pending and tries again at its next call.
+
+A step is traced once, so that it does not see what a hook changes in Python, such as which stages
+are frozen; variables that a hook assigns it does. No checkpoint has the attributes of a hook.
 """
 
 

@@ -21,7 +21,9 @@ class Muon(tf.keras.optimizers.Muon):
     """
 
     def __init__(self, learning_rate=1e-3, *, momentum: float = 0.95, **kwargs):
-        super().__init__(learning_rate, momentum=momentum, adam_lr_ratio=0.1, **kwargs)
+        super().__init__(
+            learning_rate, momentum=momentum, adam_lr_ratio=0.1, weight_decay=None, **kwargs
+        )
 
     # Both have no public counterpart.
     def _should_use_adamw(self, variable):

@@ -71,6 +71,18 @@ REFUSED = {
 }
 
 
+# Settings of Keras optimizers that work around the update rule, and what is here in their place.
+_IGNORED = {
+    "weight_decay": "--weight_decay",
+    "clipnorm": "--clip_norm",
+    "clipvalue": "--clip_norm",
+    "global_clipnorm": "--clip_norm",
+    "use_ema": "--ema_decay",
+    "gradient_accumulation_steps": "--accumulation",
+    "loss_scale_factor": "--precision=mixed_float16",
+}
+
+
 def find_optimizer(name: str) -> OptimizerChoice:
     """The entry of an optimizer.
 
@@ -97,11 +109,14 @@ def make_optimizer(
         momentum: for optimizers that take one.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the optimizer has settings that would be ignored.
     """
     choice = find_optimizer(name)
     arguments = {"momentum": momentum} if choice.takes_momentum else {}
     optimizer = choice.make(learning_rate, **arguments)
+    for setting, flag in _IGNORED.items():
+        if getattr(optimizer, setting, None):
+            raise ValueError(f"{name}: its {setting} would be ignored; use {flag}")
     optimizer.build(net.trainable_variables)
     return optimizer
 

@@ -56,11 +56,17 @@ class RateRange:
 
 
 def smooth(losses) -> np.ndarray:
-    """The exponential moving average of losses, float64 [n], without the bias of its start."""
-    average, found = 0.0, []
-    for number, loss in enumerate(losses, start=1):
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        found.append(average / (1 - _SMOOTHING**number))
+    """The exponential moving average of losses, float64 [n], without the bias of its start.
+
+    Losses that are not finite, those of updates that were not made, are left out; the average is
+    NaN before the first that is.
+    """
+    average, weight, found = 0.0, 0.0, []
+    for loss in losses:
+        if math.isfinite(loss):
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+            weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        found.append(average / weight if weight else math.nan)
     return np.array(found)
 
 
@@ -73,10 +79,11 @@ def suggest(rates, smoothed) -> float | None:
         rates: [n], rising.
         smoothed: [n], the smoothed loss at each rate.
     """
-    if not len(smoothed):
+    known = np.flatnonzero(np.isfinite(smoothed))
+    if not len(known):
         return None
     lowest = int(np.nanargmin(smoothed))
-    if lowest == 0 or not smoothed[lowest] < 0.95 * smoothed[0]:
+    if not smoothed[lowest] < 0.95 * smoothed[known[0]]:
         return None
     return float(rates[lowest]) / 10
 
@@ -97,7 +104,7 @@ def range_test(step: TrainStep, iterator, schedule: ExponentialRate) -> RateRang
         losses.append(step.state.window_figures()["loss"])
         step.state.reset_window()
         smoothed = smooth(losses)
-        if len(losses) > _FIRST_CHECK and smoothed[-1] > _DIVERGED * min(smoothed):
+        if len(losses) > _FIRST_CHECK and smoothed[-1] > _DIVERGED * np.nanmin(smoothed):
             break
     rates = np.array([float(schedule(number)) for number in range(len(losses))])
     losses = np.array([loss if math.isfinite(loss) else math.nan for loss in losses])

@@ -18,6 +18,12 @@ from loops.metrics import METRICS, summarize
 from loops.optimizer import optimizer_variables
 from loops.variables import named_variables, nest
 
+# Names of figures in a row of training, besides metrics, and of their sums.
+_TAKEN = {
+    *("split", "step", "epoch", "loss", "gradient_norm", "highest_loss", "highest_loss_step"),
+    *("examples", "steps", "learning_rate", "weight_norm", "skipped_updates"),
+}
+
 
 def _variable(value, dtype, name: str) -> tf.Variable:
     return tf.Variable(
@@ -78,6 +84,8 @@ class TrainState:
         self.optimizer = optimizer
         self.loss_scale = LossScale() if loss_scale else None
         self.slow = _slow_weights(net) if lookahead else {}
+        if taken := sorted(_TAKEN & METRICS.keys()):
+            raise ValueError(f"a metric cannot be called {taken[0]!r}, which is a figure of a row")
         self.window = {
             "loss": _variable([0], tf.float64, "loss"),
             "gradient_norm": _variable(0, tf.float64, "gradient_norm"),

@@ -261,17 +261,28 @@ class TrainStep:
             tape.watch(self._weights)
             outputs = self.state.net(images, training=True, **draws)
             logits, *auxiliary = tf.nest.flatten(outputs)
-            targets = soft_targets(labels, logits.shape[-1], settings.label_smoothing)
-            weights = 1.0
-            if settings.class_weights is not None:
-                weights = example_weights(labels, settings.class_weights)
-            losses = weights * self._loss(targets, logits)
-            total = losses
-            for other in auxiliary:
-                total += settings.auxiliary_weight * weights * self._loss(targets, other)
+            losses, total = self._losses_of(labels, logits, auxiliary)
             loss = tf.reduce_sum(total) / settings.global_batch_size
             if self.state.loss_scale is not None:
                 loss *= self.state.loss_scale.scale
         values = {"loss": losses[:, None], **values_per_example(labels, logits)}
         sums = {name: tf.reduce_sum(value, axis=0) for name, value in values.items()}
         return tape.gradient(loss, self._weights), sums, losses, logits
+
+    def _losses_of(self, labels, logits, auxiliary):
+        """The loss of each example, float32 [n]: as it is logged, and as it is trained on.
+
+        Args:
+            labels: int32 [n], or float32 [n, classes].
+            logits: float32 [n, classes].
+            auxiliary: likewise, of each auxiliary head.
+        """
+        settings = self.settings
+        targets = soft_targets(labels, logits.shape[-1], settings.label_smoothing)
+        weights = 1.0
+        if settings.class_weights is not None:
+            weights = example_weights(labels, settings.class_weights)
+        losses = total = weights * self._loss(targets, logits)
+        for other in auxiliary:
+            total += settings.auxiliary_weight * weights * self._loss(targets, other)
+        return losses, total

@@ -30,10 +30,11 @@ def named_variables(net: tf.keras.layers.Layer) -> dict[str, tf.keras.Variable]:
                 queue.append((child, (*path, name.lstrip("_"))))
     lost = [v.path for v in net.variables if id(tensor_variable(v)) not in paths]
     if lost:
-        raise RunError(
-            f"a checkpoint would not hold {lost[0]} and {len(lost) - 1} more variables of the net: "
-            "hold layers as attributes or in tuples, not in lists or dictionaries"
-        )
+        more = f" and {len(lost) - 1} more variables" if len(lost) > 1 else ""
+        how = "hold layers as attributes or in tuples, not in lists or dictionaries"
+        if "seed_generator" in lost[0]:
+            how = "of Keras' random layers; use nets.dropout in their place"
+        raise RunError(f"a checkpoint would not hold {lost[0]}{more} of the net: {how}")
     return {paths[id(tensor_variable(v))]: v for v in net.variables}
 
 

@@ -101,11 +101,14 @@ def net_class(name: str) -> type[Net]:
     """Returns the class of a net, whose attributes are its paper's settings (see `nets.net.Net`).
 
     Raises:
-        NetError: the name is unknown.
+        NetError: the name is unknown, or its entry is no class.
     """
     check_name(name)
     net = NETS[name]
-    return net.func if isinstance(net, functools.partial) else net
+    found = net.func if isinstance(net, functools.partial) else net
+    if not isinstance(found, type):
+        raise NetError(f"{name} in NETS must be a class, or a functools.partial of one")
+    return found
 
 
 def default_stem(image_shape: tuple[int, int, int]) -> str:
@@ -242,8 +245,9 @@ def build(
         freeze: names of stages that are not trained (see `nets.net.Net.freeze`).
 
     Raises:
-        NetError: the name is unknown, the images are too small for the net, or it has no such
-            stages.
+        NetError: the name is unknown, the images are too small for the net, it has no such stages,
+            its output is not logits, or its layers have losses or constraints, which would be
+            ignored.
     """
     stem = stem or default_stem(image_shape)
     check_size(name, image_shape, stem)
@@ -253,6 +257,24 @@ def build(
         net.batch_norm_momentum = batch_norm_momentum
     net.sync_batch_norm = sync_batch_norm
     _check_stages(name, net, freeze)
-    net(tf.zeros((1, *image_shape)), training=False)
+    logits = net(tf.zeros((1, *image_shape)), training=False)
+    _check_built(name, net, logits, num_classes)
     net.freeze(freeze)
     return net
+
+
+def _check_built(name: str, net: Net, logits, num_classes: int) -> None:
+    """Raises NetError if a net does what the training loop does not expect, or would ignore."""
+    shape = getattr(logits, "shape", None)
+    if shape is None or tuple(shape) != (1, num_classes):
+        found = f"a {type(logits).__name__}" if shape is None else f"shape {tuple(shape)}"
+        raise NetError(
+            f"{name} must return logits [batch, {num_classes}] with training=False, not {found}"
+        )
+    if net.losses:
+        raise NetError(
+            f"{name} has regularizers or calls add_loss, which would be ignored; use "
+            "--weight_decay, or add to the loss in loops/step.py"
+        )
+    if any(getattr(v, "constraint", None) is not None for v in net.trainable_variables):
+        raise NetError(f"{name} has constraints of weights, which would be ignored")

@@ -1,4 +1,8 @@
-"""Dropout whose masks are a function of a seed and of each example's place in the global batch."""
+"""Random numbers for layers, and dropout.
+
+They are a function of the seed that a net was called with and of each example's place in the global
+batch, so that a resumed run, or one on another number of replicas, draws the same.
+"""
 
 import contextlib
 import contextvars
@@ -50,12 +54,25 @@ def dropout_seed(seed, rows=(0, None)):
         _stream.reset(token)
 
 
+def uniform(shape: tf.Tensor) -> tf.Tensor:
+    """Returns random float32 in [0, 1), different at each use in a pass through a net.
+
+    Args:
+        shape: int32 [rank]; its first axis is the examples, `tf.shape(x)[0]` of them.
+
+    Raises:
+        ValueError: the net was called without a seed.
+    """
+    stream = _stream.get()
+    if stream is None:
+        raise ValueError("random numbers need a seed: net(images, training=True, seed=(0, step))")
+    return stream.uniform(tf.convert_to_tensor(shape))
+
+
 class Dropout(tf.keras.layers.Layer):
     """Sets a random fraction of the inputs to 0 in training, and divides the others by 1 - rate.
 
-    Srivastava et al. 2014, in the inverted form, which leaves evaluation unchanged. The mask is a
-    function of the seed that the net was called with and of the example's place in the global
-    batch. A resumed run, or one on another number of replicas, therefore uses the same masks.
+    Srivastava et al. 2014, in the inverted form, which leaves evaluation unchanged.
 
     Args:
         rate: fraction that is dropped, in [0, 1).
@@ -73,10 +90,5 @@ class Dropout(tf.keras.layers.Layer):
     def call(self, x, *, training):
         if not training or not self.rate:
             return x
-        stream = _stream.get()
-        if stream is None:
-            raise ValueError(
-                "dropout needs a seed to train: net(images, training=True, seed=(0, step))"
-            )
-        keep = stream.uniform(tf.shape(x)) >= self.rate
+        keep = uniform(tf.shape(x)) >= self.rate
         return tf.where(keep, x / (1 - self.rate), tf.zeros_like(x))

@@ -16,6 +16,14 @@ _IGNORED_ATTRIBUTES = {
 }
 
 
+# Operations with a random state of their own, which no checkpoint has.
+_RANDOM = {
+    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
+    *("ParameterizedTruncatedNormal", "RandomGamma", "RandomPoissonV2", "RandomShuffle"),
+    *("Multinomial",),
+}
+
+
 class Graph:
     """The nodes of a traced function, and of the functions that it calls.
 
@@ -52,6 +60,11 @@ class Graph:
             inputs = [body.shape(reference) for reference in node.input]
             total += _MULTIPLY_ADDS[node.op](node, inputs, body.shape(node.name))
         return total
+
+    def random_operations(self) -> list[str]:
+        """Returns the names of operations that draw random numbers from a state of their own."""
+        bodies = [self._body.nodes.values(), *(f.node_def for f in self._functions.values())]
+        return [node.name for nodes in bodies for node in nodes if node.op in _RANDOM]
 
     def fingerprint(self, outputs: list[str], updates: list[tuple[str, str]]) -> str:
         """Returns 12 hexadecimal digits that identify what the outputs and updates compute.

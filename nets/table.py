@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from nets import NetError
 from nets.dropout import dropout_seed
 from nets.graph import Graph
 from nets.layers import layer_by_layer
@@ -64,6 +65,8 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
         image_shape: (height, width, channels).
 
     Raises:
+        NetError: the net returns several outputs and gives them no weight, or draws random numbers
+            that a resume would not repeat.
         ValueError: the net has no variables yet.
     """
     if not net.built:
@@ -95,6 +98,17 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
             [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
         )
     graph = Graph(concrete)
+    name = type(net).__name__
+    if len(outputs) > 1 and not net.auxiliary_weight:
+        raise NetError(
+            f"{name} returns {len(outputs)} outputs in training, but those after the first have no "
+            "weight in the loss; give it an auxiliary_weight"
+        )
+    if drawn := graph.random_operations():
+        raise NetError(
+            f"{name} draws random numbers that a resume would not repeat ({drawn[0]}); use "
+            "nets.dropout.uniform"
+        )
     return NetSummary(_rows(net, parts, graph), graph.fingerprint(outputs, updates))
 
 

@@ -115,6 +115,10 @@ def is_locked(run_dir: pathlib.Path) -> bool | None:
     return False
 
 
+def _is_empty(path: pathlib.Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def check_is_free(run_dir: pathlib.Path) -> None:
     """Checks that a new run may use a directory, and leaves it as it is.
 
@@ -126,7 +130,8 @@ def check_is_free(run_dir: pathlib.Path) -> None:
         names = os.listdir(run_dir) if os.path.lexists(run_dir) else []
     except OSError as error:
         raise RunError(f"cannot use {run_dir}: {error.strerror}") from error
-    if not {LOCK, CONFIG + ".new"}.issuperset(names):
+    empty = {name for name in (CHECKPOINTS, BEST) if _is_empty(run_dir / name)}
+    if not {LOCK, CONFIG + ".new", *empty}.issuperset(names):
         raise RunError(f"{run_dir} is not a run directory, and not empty; use another --run_dir")
     for parent in pathlib.Path(os.path.realpath(run_dir)).parents:
         if os.path.isfile(parent / CONFIG) and os.path.isdir(parent / CHECKPOINTS):

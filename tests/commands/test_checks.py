@@ -24,7 +24,8 @@ RUN = "--run_dir=run"
 def here(tmp_path, monkeypatch):
     """The working directory, with a run as far as options are concerned, a directory and a file."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run").mkdir()
+    for name in ("best", "pictures"):
+        (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run/config.json").touch()
     (tmp_path / "images/below").mkdir(parents=True)
     (tmp_path / "model.onnx").touch()
@@ -46,7 +47,9 @@ MISTAKES = [
     (EVALUATE, ("--run_dir=images",), "images is not a run directory: it has no config.json"),
     (EVALUATE, (RUN, "--follow", "--checkpoint=last"), "leave out --checkpoint"),
     (EVALUATE, (RUN, "--json=none/a.json"), "--json=none/a.json: no file can be written there"),
-    (EVALUATE, (RUN, "--json=run/config.json"), "is a file of the run itself"),
+    (EVALUATE, (RUN, "--json=run/config.json"), "config.json belongs to the run"),
+    (EVALUATE, (RUN, "--json=run/predictions.npz"), "predictions.npz belongs to the run"),
+    (EVALUATE, (RUN, "--json=run/best/step-6.index"), "best belongs to the run"),
     (EVALUATE, (RUN, "--pictures=model.onnx"), "--pictures=model.onnx is not a directory"),
     (PREDICT, (RUN,), "name image files, directories or patterns"),
     (PREDICT, (RUN, "a.jpg", "--tta=flip,foo"), "expected a list of names from flip, shifts"),
@@ -63,10 +66,15 @@ MISTAKES = [
     (COMPARE, ("run", "none"), "none is not a run directory, it is not a directory"),
     (COMPARE, ("run", "--chart=a.svg"), "--chart=a.svg: expected the name of a .png file"),
     (COMPARE, ("run", "--examples=none/a.png"), "--examples=none/a.png: expected the name of"),
+    (COMPARE, ("run", "--chart=run/best/a.png"), "best belongs to the run"),
+    (COMPARE, ("run", "--chart=a.png", "--examples=./a.png"), "--chart and --examples are both"),
     (REPLAY, (RUN,), "--step is required"),
+    (REPLAY, (RUN, "--step=1", "--picture=run/times.json"), "times.json belongs to the run"),
+    (REPLAY, (RUN, "--step=1", "--picture=a", "--json=images/../a"), "--picture and --json are"),
     (REPLAY, (RUN, "--step=1", "--picture=none/a.png"), "--picture=none/a.png: no file can be"),
     (TRAIN, ("--profile_steps=9",), "--profile_steps: '9' is not FIRST:LAST"),
     (TRAIN, ("--seeds=1,2,1",), "--seeds=1,2,1: a seed is given twice"),
+    (TRAIN, ("--seeds=1,2", "--seed=3"), "--seed=3 and --seeds exclude each other"),
     (TRAIN, ("--seeds=1,2", "--find_learning_rate"), "use --seed, not --seeds"),
     (TRAIN, ("--patience=2", "--val_fraction=0"), "--patience needs a validation split"),
     (TRAIN, ("--sampling=balanced", "--class_weights=balanced"), "balance the classes twice"),
@@ -94,6 +102,7 @@ def test_a_mistake_is_refused(here, cls, args, message):
         (EXPORT, (RUN, "--weights_txt=a.txt")),
         (COMPARE, ("run", "images", "--chart=a.png")),
         (REPLAY, (RUN, "--step=1", "--picture=images/a.png")),
+        (REPLAY, (RUN, "--step=1", "--picture=run/pictures/a.png", "--json=run/a.json")),
         (TRAIN, ("--profile_steps=100:110", "--seeds=1,2", "--jit", "--patience=2")),
         (TRAIN, ("--find_learning_rate", "--schedule=step", "--step_epochs=3")),
         (TRAIN, ("--describe", "--batch_size=9", "--num_gpus=2")),  # It uses neither.

@@ -371,6 +371,15 @@ def test_bad_training_is_one_line_and_leaves_nothing(args, message, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_loop_of_links_is_one_line(capsys, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    error = refused(capsys, "train.py", "--dataset=digits", f"--run_dir={loop}")
+    assert f"cannot use {loop}: Too many levels of symbolic links" in error
+    error = refused(capsys, "train.py", "--dataset=digits", f"--init_from={loop}")
+    assert f"--init_from={loop}" in error
+
+
 def test_describe_needs_no_data(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call("train.py", "--net=resnet50", "--describe", "--image_size=224", "--num_classes=1000")

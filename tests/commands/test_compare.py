@@ -19,6 +19,7 @@ from commands.run import Run
 from commands.saved_config import Code, SavedConfig, write_config
 from commands.statistics import seeds_needed
 from loops.errors import RunError
+from loops.metrics import METRICS, Metric
 from loops.records.predictions import Predictions, write_predictions
 from loops.records.run import write_json
 from tests.commands import helpers
@@ -235,6 +236,16 @@ def test_figures_without_a_value_per_example(make):
     (found,) = compare_runs(runs, "expected_calibration_error").differences
     assert (found.metric, found.test, found.only) == ("top_1_accuracy", "McNemar", (0, 30))
     assert found.sentence.endswith(" ECE cannot be compared example by example.")
+
+
+def test_intervals_of_accuracies_alone_end_at_0_and_1(make, monkeypatch, tmp_path):
+    """A metric of the table may be negative."""
+    monkeypatch.setitem(METRICS, "log_p", Metric(None, "log p", format=".3f"))
+    for seed in (0, 1, 2):
+        edit(make(f"runs/{seed}", 300, seed=seed) / "result.json", log_p=-1.0 - seed / 10)
+    (sentence,) = compare_runs([tmp_path / "runs"], "log_p").sentences
+    # -1.1 -+ t(0.975, 2) * 0.1 / sqrt(3)
+    assert "(95% interval of the mean -1.348 to -0.852, n = 3 seeds)" in sentence
 
 
 def test_two_seeds_are_two_nets_too(make):
@@ -619,6 +630,15 @@ def test_the_images_that_tell_two_runs_apart(make, tmp_path, monkeypatch):
         "A is one, B is other. Of 359 test images only A is right on 2 (blue), only B on 1 (orange)"
     )
     assert found["colors"][0] == found["colors"][1] != found["colors"][2]
+
+
+def test_images_of_different_test_splits_are_not_drawn(make, tmp_path, capsys):
+    """Although their labels are the same, as those of a copy in other quality."""
+    one, other = make("one", 300), make("other", 310, data={"test": "01234567"})
+    picture = tmp_path / "x.png"
+    error = refused(capsys, "compare.py", one, other, f"--examples={picture}")
+    assert "--examples: the two runs were scored on different test splits" in error
+    assert not picture.exists()
 
 
 def test_mistakes_are_one_line(make, tmp_path, capsys):

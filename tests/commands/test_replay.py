@@ -142,6 +142,24 @@ def test_steps_at_the_ends_of_rows_and_epochs(run_dir, tmp_path, step, row):
     check_row(found, run_dir, row)
 
 
+def test_changed_code_is_named_as_the_reason(run_dir, tmp_path, capsys):
+    """The run is made one of other code, and its row another."""
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(re.sub(r'"loss": \d', '"loss": 9', text))
+    replay(run, 10)
+    assert "small differences are expected without --deterministic" in capsys.readouterr().out
+    config = read(run / "config.json")
+    config["code"][0]["sources"] = "01234567"
+    (run / "config.json").write_text(json.dumps(config))
+    replay(run, 10)
+    out = capsys.readouterr().out
+    assert re.search(
+        r"they differ \(.*\); the code in nets/, data/ or loops/ has changed since", out
+    )
+
+
 def test_the_examples_are_those_of_the_batch(run_dir, replayed):
     """By loss; each with the other of its pair, and its prediction."""
     result, printed, *_ = replayed

@@ -232,7 +232,7 @@ def test_a_crop_must_fit_the_image():
 
 
 def test_a_draw_for_each_image_and_each_step():
-    same = ArraySource(np.repeat(source().images[:1], 23, axis=0), np.zeros(23))
+    same = ArraySource(np.repeat(source().images[:1], 23, axis=0), np.zeros(23, int))
     first, second = batches(stop=2, source=same, augment="crop:2")
     assert len(np.unique(first[0], axis=0)) > 4
     assert np.any(first[0] != second[0])

@@ -204,7 +204,7 @@ def test_little_more_than_the_box_of_a_jpeg_is_decoded(tmp_path, monkeypatch):
 
 def test_center_crop():
     image = photo(90, 60)
-    source = ArraySource(np.array(image)[None], np.zeros(1))
+    source = ArraySource(np.array(image)[None], np.zeros(1, int))
     square = Resized(source, (21, 21))
     cropped = center_cropped(square, 0.875)
     assert isinstance(cropped, CenterCropped)

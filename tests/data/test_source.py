@@ -27,6 +27,19 @@ def test_arrays_that_do_not_fit_are_refused():
         ArraySource(pixels(3, 4, 4, 1) / 255, np.arange(3))
 
 
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (np.zeros((3, 1), int), r"int64 \[3, 1\]"),
+        (np.eye(3, dtype=int), r"int64 \[3, 3\]"),
+        (np.array([0.0, 1.5, 2.0]), r"float64 \[3\]"),
+    ],
+)
+def test_labels_that_are_no_numbers_of_classes_are_refused(labels, what):
+    with pytest.raises(ValueError, match=f"labels must be integers .size., not {what}"):
+        ArraySource(pixels(3, 4, 4, 1), labels)
+
+
 def test_a_subset_is_renumbered():
     whole = ArraySource(pixels(10, 4, 4, 1), np.arange(10))
     subset = Subset(Subset(whole, np.array([9, 7, 2])), [1, 2])

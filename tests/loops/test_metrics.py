@@ -12,7 +12,7 @@ from loops.metrics import (
     top_k_correct,
     values_per_example,
 )
-from tests.loops.helpers import calibration_by_hand, softmax
+from tests.loops.helpers import calibration_by_hand, make_state, softmax
 
 LOGITS = tf.math.log(tf.constant([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
 
@@ -105,6 +105,13 @@ def test_direction_of_each_figure():
     known = "'accuracy'.*loss, top_1_accuracy, top_5_accuracy, expected_calibration_error"
     with pytest.raises(ValueError, match=known):
         higher_is_better("accuracy")
+
+
+@pytest.mark.parametrize("name", ["loss", "examples", "gradient_norm", "learning_rate"])
+def test_the_name_of_another_figure_is_refused(monkeypatch, one_replica, name):
+    monkeypatch.setitem(METRICS, name, Metric(lambda labels, logits: logits[:, 0], "mine"))
+    with pytest.raises(ValueError, match=f"a metric cannot be called '{name}'"):
+        make_state(one_replica)
 
 
 def test_a_metric_is_an_entry_in_the_table(monkeypatch):

@@ -1,5 +1,6 @@
 """The update rules against Keras' own optimizers, and weight decay by hand."""
 
+import functools
 import inspect
 
 import numpy as np
@@ -240,6 +241,22 @@ def test_an_optimizer_is_an_entry_in_the_table(monkeypatch, one_replica):
         new = [rate * np.sign(gradient) for gradient in gradients(make_net(), step)]
         expected = [w - u for w, u in zip(expected, new, strict=True)]
     assert_close(own_weights("sign_sgd", one_replica, 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ({"clipnorm": 1.0}, "--clip_norm"),
+        ({"weight_decay": 0.1}, "--weight_decay"),
+        ({"use_ema": True}, "--ema_decay"),
+        ({"gradient_accumulation_steps": 4}, "--accumulation"),
+    ],
+)
+def test_settings_of_keras_that_would_be_ignored_are_refused(monkeypatch, setting, flag):
+    make = functools.partial(tf.keras.optimizers.SGD, **setting)
+    monkeypatch.setitem(module.OPTIMIZERS, "mine", OptimizerChoice(make))
+    with pytest.raises(ValueError, match=f"mine: its {next(iter(setting))} would be .* {flag}"):
+        make_optimizer("mine", make_net(), RATE)
 
 
 @pytest.mark.parametrize(("name", "decoupled"), [("sgd", False), ("adamw", True)])

@@ -30,12 +30,20 @@ def test_smoothing_by_hand():
     np.testing.assert_allclose(smooth(losses), [4.0, second, third])
 
 
+def test_losses_of_updates_that_were_not_made_are_left_out():
+    found = smooth([np.nan, 4.0, np.inf, 2.0])
+    np.testing.assert_allclose(found, [np.nan, 4.0, 4.0, (2 + 0.9 * 4) / (1 + 0.9)])
+
+
 def test_a_tenth_of_the_rate_of_the_lowest_loss_is_suggested():
     rates = np.array([0.01, 0.1, 1.0, 10.0, 100.0])
     assert suggest(rates, [2.0, 1.5, 1.0, 1.2, 5.0]) == pytest.approx(0.1)
     assert suggest(rates, [2.0, 1.5, 1.4, 1.2, np.nan]) == pytest.approx(1.0)
     assert suggest(rates, [2.0, 2.1, 2.5, 3.0, 9.0]) is None
     assert suggest(rates, [2.0, 1.99, 2.5, 3.0, 9.0]) is None
+    assert suggest(rates, [np.nan, 2.0, 1.0, 1.2, 5.0]) == pytest.approx(0.1)
+    assert suggest(rates, [np.nan, 2.0, 1.99, 2.2, 5.0]) is None
+    assert suggest(rates, [np.nan] * 5) is None
     assert suggest([], []) is None
 
 

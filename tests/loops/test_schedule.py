@@ -59,9 +59,22 @@ def test_the_rate_is_0_after_the_end(name):
 def test_a_schedule_is_a_function_of_a_moment(monkeypatch):
     """What the documentation tells people to write."""
     monkeypatch.setitem(SCHEDULES, "sqrt", lambda moment: tf.sqrt(1 - moment.fraction))
-    assert Moment._fields == ("step", "fraction", "boundaries", "factor")
+    assert Moment._fields == ("step", "fraction", "warmup_steps", "boundaries", "factor")
     found = rates("sqrt", warmup_steps=2)
     expected = [0.2, 0.4] + [0.4 * math.sqrt(1 - s / 8) for s in range(8)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_schedule_may_depend_on_the_warm_up(monkeypatch):
+    """That of Vaswani et al. 2017, section 5.3, with the peak of 0.4 after 3 updates."""
+
+    def inverse_sqrt(moment):
+        warmup = max(moment.warmup_steps, 1)
+        return tf.math.rsqrt(tf.maximum(moment.step + 1, warmup) / warmup)
+
+    monkeypatch.setitem(SCHEDULES, "inverse_sqrt", inverse_sqrt)
+    found = rates("inverse_sqrt", warmup_steps=3)
+    expected = [0.4 * min((step + 1) / 3, math.sqrt(3 / (step + 1))) for step in range(10)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

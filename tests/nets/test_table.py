@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import nets
 from nets.batch_norm import BatchNorm
-from nets.dropout import Dropout
+from nets.dropout import Dropout, uniform
 from nets.layers import Branches, Chain, ConvBatchNorm, Head, MaxPool, SmallStem
 from nets.net import Net
 from nets.table import table, trace
@@ -29,6 +29,8 @@ class Pool(tf.keras.layers.Layer):
 
 class Small(Net):
     """Stem, branches, dropout and an auxiliary head. Its arguments are hyperparameters."""
+
+    auxiliary_weight = 0.3
 
     def __init__(
         self,
@@ -70,6 +72,8 @@ class Shift(tf.keras.layers.Layer):
 
 class Renamed(Net):
     """Computes what `Small` does, with other names, in another order."""
+
+    auxiliary_weight = 0.3
 
     def __init__(self):
         super().__init__()
@@ -335,6 +339,52 @@ def test_a_layer_may_ask_for_its_replica(two_replicas):
     with two_replicas.scope():
         net = built(Mean())
         assert trace(net, SHAPE).rows[0].output_shape == (2,)
+
+
+class Custom(Net):
+    """A net that overrides `call`, with what it returns in training."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.head, self.returned = Head(2), returned
+
+    def call(self, images, *, training):
+        logits = self.head(images, training=training)
+        return self.returned(logits) if training else logits
+
+
+def test_outputs_without_a_weight_are_refused():
+    net = built(Custom(lambda logits: (logits, 2 * logits)))
+    with pytest.raises(nets.NetError, match=r"Custom returns 2 outputs .* auxiliary_weight"):
+        trace(net, SHAPE)
+    net.auxiliary_weight = 0.3
+    assert trace(net, SHAPE).fingerprint
+
+
+@tf.function
+def noise(shape):
+    return tf.random.normal(shape)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        tf.random.uniform,
+        tf.random.normal,
+        tf.random.truncated_normal,
+        noise,
+        lambda shape: tf.random.shuffle(tf.ones(shape)),
+    ],
+    ids=["uniform", "normal", "truncated", "in a function", "shuffle"],
+)
+def test_random_numbers_that_a_resume_would_not_repeat_are_refused(draw):
+    net = built(Custom(lambda logits: logits + draw(tf.shape(logits))))
+    with pytest.raises(nets.NetError, match=r"draws random numbers .* nets.dropout.uniform"):
+        trace(net, SHAPE)
+
+
+def test_random_numbers_of_the_pass_are_accepted():
+    assert trace(built(Custom(lambda x: x + uniform(tf.shape(x)))), SHAPE).fingerprint
 
 
 def test_a_net_without_variables_is_an_error():

@@ -115,7 +115,12 @@ def test_a_directory_that_is_absent_or_empty_is_free(tmp_path):
 def test_what_a_failed_start_leaves_is_free(tmp_path):
     with locked(tmp_path / "a"):
         (tmp_path / "a" / "config.json.new").write_text("{")
+        (tmp_path / "a" / "checkpoints").mkdir()
+        (tmp_path / "a" / "best").mkdir()
         check_is_free(tmp_path / "a")
+        (tmp_path / "a" / "best" / "step-1.index").touch()
+        with pytest.raises(RunError, match="not a run directory, and not empty"):
+            check_is_free(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "config.json", "checkpoints", ".git"])
