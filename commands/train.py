@@ -183,6 +183,8 @@ def _train_run(
             print_result(terminal, Run.open(run_dir), run_dir)
             if saved.code and sources_changed(saved.code[-1]):
                 terminal.line(f"note   {SOURCES} has changed since this run was trained")
+            if {*config.hooks} - {*saved.settings.hooks}:
+                terminal.line("note   --hooks are called in training, which is over")
             quoted = shlex.quote(str(run_dir))
             terminal.line(f"To start over, remove {quoted} or give another --run_dir or --seed.")
     return Run.open(run_dir)

@@ -274,7 +274,7 @@ def _check_built(name: str, net: Net, logits, num_classes: int) -> None:
     if net.losses:
         raise NetError(
             f"{name} has regularizers or calls add_loss, which would be ignored; use "
-            "--weight_decay, or add to the loss in loops/step.py"
+            "--weight_decay, or compute the term in loops/step.py"
         )
     if any(getattr(v, "constraint", None) is not None for v in net.trainable_variables):
         raise NetError(f"{name} has constraints of weights, which would be ignored")

@@ -475,7 +475,11 @@ def test_a_change_of_other_code_is_said_and_recorded(tmp_path, capsys, start, ed
     assert code[1]["sources"] != code[0]["sources"]
     # The finished run is of the code as it was.
     call("train.py", *args)
-    assert "has changed" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "has changed" not in out
+    assert "--hooks" not in out
+    call("train.py", *args, "--hooks=stage_norms")
+    assert "note   --hooks are called in training, which is over\n" in capsys.readouterr().out
     edit_sources("return 2")
     call("train.py", *args)
     out = capsys.readouterr().out
