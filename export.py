@@ -5,9 +5,6 @@
 The exported model takes uint8 images of any size. `python export.py --help` lists the flags.
 """
 
-import signal
-import sys
-
 from commands import command_line
 from commands.options import ExportOptions
 
@@ -17,8 +14,7 @@ def main(options: ExportOptions) -> None:
     # Imported here, after the flags are checked, since TensorFlow takes seconds to load.
     from commands.export import export
 
-    # So that what is written beside OUT until it is whole goes away.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    command_line.clean_up_at_sigterm()
     export(options)
 
 

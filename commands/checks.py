@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from commands.config import Config
 from commands.setting import ConfigError
 from loops.errors import RunError
-from loops.records.run import CONFIG, OWN, PICTURES
+from loops.records.run import CONFIG, LOCK, METRICS, OWN, PICTURES
 
 _SUFFIXES = {".tflite": "tflite", ".onnx": "onnx"}
 
@@ -143,6 +143,7 @@ def output_directory(flag: str, value: str | None) -> pathlib.Path | None:
     path = pathlib.Path(value).expanduser()
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--{flag}={value} is not a directory")
+    _check_is_no_part(f"--{flag}={value}", path, allowed=(PICTURES,))
     return path
 
 
@@ -213,8 +214,13 @@ def _check_is_no_part(what: str, path: pathlib.Path, allowed: Sequence[str] = ()
     real = pathlib.Path(os.path.realpath(normal_path(path).parent)) / path.name
     for parent in real.parents:
         own = real.relative_to(parent).parts[0]
-        if own in OWN and own not in allowed and (parent / CONFIG).is_file():
+        if own in OWN and own not in allowed and _is_run(parent):
             raise ConfigError(f"{what}: {own} belongs to the run {parent}; use another name")
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    """Whether a directory is that of a run, rather than of something else with such a file."""
+    return (path / CONFIG).is_file() and any((path / name).exists() for name in (METRICS, LOCK))
 
 
 def check_onnx(verify: bool) -> None:

@@ -58,6 +58,11 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
     app.run(call, flags_parser=parse)
 
 
+def clean_up_at_sigterm() -> None:
+    """From now on, SIGTERM unwinds the stack, so that temporary files go, and exits with 143."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(EXIT_SIGNAL + number))
+
+
 @contextlib.contextmanager
 def one_line_errors():
     """Turns errors that the user can act on into one line and an exit code.

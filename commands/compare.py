@@ -49,6 +49,11 @@ def compare(options: CompareOptions) -> Comparison:
     chart = png_file("chart", options.chart)
     examples = png_file("examples", options.examples)
     comparison = compare_runs(options.runs, options.metric, confidence=options.confidence)
+    is_accuracy = is_share(options.metric) and higher_is_better(options.metric)
+    if options.chart_error and not is_accuracy:
+        raise ConfigError(
+            f"--chart_error draws 100% minus an accuracy, not --metric={options.metric}"
+        )
     if examples:
         _draw_examples(comparison, examples, options.data_dir)
     if chart:
@@ -69,7 +74,8 @@ def compare_runs(
     *,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Compares runs. Those that differ in their seed alone are summarized together.
+    """Compares runs. Those that differ in their seed alone are summarized together, unless they
+    were trained by different code.
 
     Args:
         runs: directories of runs, or directories that contain them. The first run, with the others
@@ -102,14 +108,9 @@ def _save(figure: Figure, path: pathlib.Path) -> None:
 def _draw_curves(comparison: Comparison, path: pathlib.Path, *, as_error: bool) -> None:
     """Draws the curves of each group in training and validation, seeds as a band.
 
-    As an error, they are 1 less the figure.
-
-    Raises:
-        ConfigError: the figure is not an accuracy.
+    As an error, they are 1 minus the figure.
     """
     metric = comparison.metric
-    if as_error and not (is_share(metric) and higher_is_better(metric)):
-        raise ConfigError(f"--chart_error draws 100% less an accuracy, not --metric={metric}")
     label, _ = figures()[metric]
     figure = pictures.compare_curves(
         {

@@ -5,6 +5,7 @@ result of a run are read, which takes a few milliseconds.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -81,7 +82,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ in nothing but their seed, and were trained by the same code.
 
     Attributes:
         name: the settings that tell it from other groups, such as "net=resnet18, epochs=5".
@@ -273,10 +274,13 @@ def identity(saved: SavedConfig) -> dict[str, Any]:
     }
 
 
-def _sources(saved: SavedConfig) -> str | None:
-    """The code that a run was trained with, from first to last; None if it is unknown."""
-    found = [code.sources or "unknown" for code in saved.code]
-    return None if {*found} <= {"unknown"} else ", then ".join(dict.fromkeys(found))
+_UNKNOWN = "unknown"  # Of runs of earlier versions.
+
+
+def _sources(saved: SavedConfig) -> str:
+    """The code that a run was trained with, from first to last."""
+    found = [code.sources or _UNKNOWN for code in saved.code] or [_UNKNOWN]
+    return ", then ".join(name for name, _ in itertools.groupby(found))
 
 
 def _group(entries: list[Entry]) -> list[Group]:
@@ -337,7 +341,7 @@ def _note_on_code(groups: list[Group]) -> list[str]:
     known = _sources(first.saved)
     for group in others:
         found = _sources(group.saved)
-        if None not in (known, found) and found != known:
+        if _UNKNOWN not in (known, found) and found != known:
             pair = [f"{g.name} ({_sources(g.saved)})" for g in (first, group)]
             return [f"the code in nets/, data/ or loops/ differs too: {' and '.join(pair)}"]
     return []

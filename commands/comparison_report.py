@@ -16,6 +16,7 @@ from loops.metrics import figures
 from loops.records.run import without_nan
 
 _WIDTH = 100
+_NOT_NEGATIVE = ("loss", "expected_calibration_error")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class Comparison:
             return ""
         label, spec = figures()[self.metric]
         low, high = statistics.mean_interval(values, self.confidence)
-        if is_share(self.metric) and values.min() >= 0 and values.max() <= 1:
-            low, high = np.clip((low, high), 0, 1)
+        if is_share(self.metric) or self.metric in _NOT_NEGATIVE:
+            low, high = np.clip((low, high), 0, 1 if is_share(self.metric) else None)
         return (
             f"{label}: {_mean(self.metric, values)} for {group.name} ({self.confidence * 100:g}% "
             f"interval of the mean {low:{spec}} to {high:{spec}}, n = {len(values)} seeds)."

@@ -257,7 +257,7 @@ class CompareOptions:
         path=True,
     )
     chart_error: bool = setting(
-        False, "In --chart, draw the error, which is 100% less the accuracy."
+        False, "In --chart, draw the error, which is 100% minus the accuracy."
     )
     examples: Text | None = setting(
         None,

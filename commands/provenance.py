@@ -36,7 +36,8 @@ def sources() -> str:
     digest = hashlib.sha256()
     for folder in _FOLDERS:
         for path in sorted((_ROOT / folder).rglob("*.py")):
-            if _NOT_COUNTED not in path.parents:
+            hidden = any(part.startswith(".") for part in path.relative_to(_ROOT).parts)
+            if _NOT_COUNTED not in path.parents and not hidden and path.is_file():
                 digest.update(f"{path.relative_to(_ROOT)}\n{_statements(path)}\n".encode())
     return digest.hexdigest()[:8]
 
@@ -48,7 +49,7 @@ def sources_changed(code: Code) -> bool:
 
 def _statements(path: pathlib.Path) -> str:
     """The code of a file in one form; its text where it does not parse."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):

@@ -1,6 +1,7 @@
 """Shows a step of a run again: what replay.py does."""
 
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -162,7 +163,8 @@ def _replay(
     images, labels = _batch(config, info, source, number)
     examples = examples_by_loss(update, labels, batches, number, info.class_names)
     row = Row.of(run, row_step, again.finish_window())
-    return Report(run, saved, update, examples, row, _hint(run, config, step)), images
+    start = 0 if saved is None else saved.step
+    return Report(run, saved, update, examples, row, _hint(run, config, start, row_step)), images
 
 
 def _describe_start(saved: Saved | None, step: int) -> str:
@@ -177,10 +179,13 @@ def _progress(terminal: Terminal, first: int, last: int) -> Callable[[int], None
     )
 
 
-def _hint(run: Run, config: Config, step: int) -> str:
-    """What may explain that a row is not the same to the last bit."""
-    trained = [code for code in run.saved.code if code.from_step < step]
-    if trained and sources_changed(trained[-1]):
+def _hint(run: Run, config: Config, start: int, step: int) -> str:
+    """What may explain that a row is not the same to the last bit, made again from a step on."""
+    ends = [*(code.from_step for code in run.saved.code[1:]), math.inf]
+    if any(
+        sources_changed(code) and code.from_step < step and end > start
+        for code, end in zip(run.saved.code, ends, strict=True)
+    ):
         return f"; {SOURCES} has changed since"
     if not config.deterministic:
         return "; small differences are expected without --deterministic"

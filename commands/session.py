@@ -11,6 +11,7 @@ from commands import build
 from commands.config import Config
 from commands.initial_weights import Start
 from commands.saved_config import DataInfo
+from commands.setting import ConfigError
 from loops.losses import balanced_class_weights
 from loops.optimizer import find_optimizer, make_optimizer
 from loops.schedule import LearningRate, Plan
@@ -43,6 +44,9 @@ def make_state(
         examples: gives so many training images, or all, normalized; needed if `config.whiten` is
             set, and None where a checkpoint will be restored.
         say: prints a message.
+
+    Raises:
+        ConfigError: the optimizer has settings that would be ignored.
     """
     # Keras numbers the layers of a process in their names, and rounding can depend on the names.
     tf.keras.backend.clear_session()
@@ -61,7 +65,12 @@ def make_state(
         if config.freeze:
             say(f"frozen {', '.join(name for name in net.stage_names if name in config.freeze)}")
         ema_net = build.build_net(config, info) if config.ema_decay else None
-        optimizer = make_optimizer(config.optimizer, net, learning_rate, momentum=config.momentum)
+        try:
+            optimizer = make_optimizer(
+                config.optimizer, net, learning_rate, momentum=config.momentum
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return TrainState(
             net,
             optimizer,

@@ -115,6 +115,7 @@ def _train(
     )
     terminal.line(f"device {devices}")
     workers = Workers(strategy, cluster)
+    sources()  # Of what has been loaded; data may take long.
     dataset = build.load_data(options.config)
     build.check_validation(options.config, dataset)
     report_skipped(dataset.skipped, terminal)
@@ -308,6 +309,8 @@ class _Job:
             say=say,
         )
         summary = trace(state.net, self.info.image_shape)
+        if summary.problem:
+            raise nets.NetError(f"{config.net}: {summary.problem}")
         code = Code(from_step=0, net=summary.fingerprint, versions=versions(), sources=sources())
         if not self.is_new:  # Before anything in the run directory changes.
             self._check_code(code, options.allow_changes)
@@ -387,15 +390,20 @@ class _Job:
             self.terminal.line(f"continuing although {'; '.join(changes)}")
         elif self.saved.code and sources_changed(self.saved.code[-1]):
             self.terminal.line(
-                f"note   {SOURCES} has changed since this run was last trained, which "
+                f"note   {SOURCES} has changed since this run was last started; it "
                 "continues with the code as it is now"
             )
 
     def _record_code(self, code: Code) -> None:
-        """Writes the configuration of a new run, or a change of its code."""
-        last = self.saved.code[-1] if self.saved.code else None
-        if last is None or dataclasses.replace(code, from_step=last.from_step) != last:
-            self.saved = dataclasses.replace(self.saved, code=(*self.saved.code, code))
+        """Writes the configuration of a new run, or a change of its code.
+
+        Code that made no step, as that of a start that failed, is left out.
+        """
+        made = tuple(entry for entry in self.saved.code if entry.from_step < code.from_step)
+        is_same = made and dataclasses.replace(code, from_step=made[-1].from_step) == made[-1]
+        now = made if is_same else (*made, code)
+        if now != self.saved.code:
+            self.saved = dataclasses.replace(self.saved, code=now)
             if self.workers.is_chief:
                 write_config(self.run_dir, self.saved)
 

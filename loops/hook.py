@@ -21,7 +21,7 @@ Hooks run on every worker, in the order in which they were given. A method raise
 something cannot be written; the hook keeps what is pending and tries again at its next call.
 
 A step is traced once, so that it does not see what a hook changes in Python, such as which stages
-are frozen; variables that a hook assigns it does. No checkpoint has the attributes of a hook.
+are frozen; it does see variables that a hook assigns. No checkpoint has the attributes of a hook.
 """
 
 

@@ -71,7 +71,7 @@ REFUSED = {
 }
 
 
-# Settings of Keras optimizers that work around the update rule, and what is here in their place.
+# Settings of Keras optimizers that act outside the update rule, and what is here in their place.
 _IGNORED = {
     "weight_decay": "--weight_decay",
     "clipnorm": "--clip_norm",
@@ -115,8 +115,11 @@ def make_optimizer(
     arguments = {"momentum": momentum} if choice.takes_momentum else {}
     optimizer = choice.make(learning_rate, **arguments)
     for setting, flag in _IGNORED.items():
-        if getattr(optimizer, setting, None):
-            raise ValueError(f"{name}: its {setting} would be ignored; use {flag}")
+        if value := getattr(optimizer, setting, None):
+            raise ValueError(
+                f"optimizer {name!r}: its {setting}={value} would be ignored; make it without, and "
+                f"use {flag}"
+            )
     optimizer.build(net.trainable_variables)
     return optimizer
 

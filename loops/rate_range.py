@@ -59,7 +59,7 @@ def smooth(losses) -> np.ndarray:
     """The exponential moving average of losses, float64 [n], without the bias of its start.
 
     Losses that are not finite, those of updates that were not made, are left out; the average is
-    NaN before the first that is.
+    NaN before the first finite one.
     """
     average, weight, found = 0.0, 0.0, []
     for loss in losses:
@@ -83,7 +83,7 @@ def suggest(rates, smoothed) -> float | None:
     if not len(known):
         return None
     lowest = int(np.nanargmin(smoothed))
-    if not smoothed[lowest] < 0.95 * smoothed[known[0]]:
+    if lowest == known[0] or not smoothed[lowest] < 0.95 * smoothed[known[0]]:
         return None
     return float(rates[lowest]) / 10
 
@@ -104,7 +104,7 @@ def range_test(step: TrainStep, iterator, schedule: ExponentialRate) -> RateRang
         losses.append(step.state.window_figures()["loss"])
         step.state.reset_window()
         smoothed = smooth(losses)
-        if len(losses) > _FIRST_CHECK and smoothed[-1] > _DIVERGED * np.nanmin(smoothed):
+        if len(losses) > _FIRST_CHECK and smoothed[-1] > _DIVERGED * np.fmin.reduce(smoothed):
             break
     rates = np.array([float(schedule(number)) for number in range(len(losses))])
     losses = np.array([loss if math.isfinite(loss) else math.nan for loss in losses])

@@ -73,17 +73,17 @@ class Moment(NamedTuple):
     Attributes:
         step: float32 scalar, the global step.
         fraction: float32 scalar in [0, 1], the part of the run after the warm-up that is over.
-        warmup_steps: length of the warm-up, during which the factor is multiplied by a line from 0
-            to 1; 0 for none.
         boundaries: global steps at which the rate drops, for "step".
         factor: what it is multiplied by there.
+        warmup_steps: length of the warm-up, during which the schedule is multiplied by a line from
+            0 to 1; 0 for none.
     """
 
     step: tf.Tensor
     fraction: tf.Tensor
-    warmup_steps: int
     boundaries: tuple[int, ...]
     factor: float
+    warmup_steps: int
 
 
 def constant(moment: Moment) -> tf.Tensor:
@@ -159,5 +159,5 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
         warmed_up = tf.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
         fraction = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
         fraction = tf.clip_by_value(fraction, 0.0, 1.0)
-        moment = Moment(step, fraction, self.warmup_steps, self.boundaries, self.factor)
+        moment = Moment(step, fraction, self.boundaries, self.factor, self.warmup_steps)
         return self.peak * warmed_up * self._decay(moment)

@@ -18,10 +18,11 @@ from loops.metrics import METRICS, summarize
 from loops.optimizer import optimizer_variables
 from loops.variables import named_variables, nest
 
-# Names of figures in a row of training, besides metrics, and of their sums.
+# What else is in rows and results, and names of sums.
 _TAKEN = {
     *("split", "step", "epoch", "loss", "gradient_norm", "highest_loss", "highest_loss_step"),
     *("examples", "steps", "learning_rate", "weight_norm", "skipped_updates"),
+    *("per_class", "checkpoint", "selected_on"),
 }
 
 
@@ -85,7 +86,7 @@ class TrainState:
         self.loss_scale = LossScale() if loss_scale else None
         self.slow = _slow_weights(net) if lookahead else {}
         if taken := sorted(_TAKEN & METRICS.keys()):
-            raise ValueError(f"a metric cannot be called {taken[0]!r}, which is a figure of a row")
+            raise ValueError(f"a metric cannot be called {taken[0]!r}, which rows have already")
         self.window = {
             "loss": _variable([0], tf.float64, "loss"),
             "gradient_norm": _variable(0, tf.float64, "gradient_norm"),

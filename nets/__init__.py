@@ -246,8 +246,7 @@ def build(
 
     Raises:
         NetError: the name is unknown, the images are too small for the net, it has no such stages,
-            its output is not logits, or its layers have losses or constraints, which would be
-            ignored.
+            or its output is not logits.
     """
     stem = stem or default_stem(image_shape)
     check_size(name, image_shape, stem)
@@ -257,24 +256,16 @@ def build(
         net.batch_norm_momentum = batch_norm_momentum
     net.sync_batch_norm = sync_batch_norm
     _check_stages(name, net, freeze)
-    logits = net(tf.zeros((1, *image_shape)), training=False)
-    _check_built(name, net, logits, num_classes)
+    _check_logits(name, net(tf.zeros((1, *image_shape)), training=False), num_classes)
     net.freeze(freeze)
     return net
 
 
-def _check_built(name: str, net: Net, logits, num_classes: int) -> None:
-    """Raises NetError if a net does what the training loop does not expect, or would ignore."""
+def _check_logits(name: str, logits, num_classes: int) -> None:
+    """Raises NetError if the output of a net in evaluation is not a row of logits."""
     shape = getattr(logits, "shape", None)
     if shape is None or tuple(shape) != (1, num_classes):
         found = f"a {type(logits).__name__}" if shape is None else f"shape {tuple(shape)}"
         raise NetError(
             f"{name} must return logits [batch, {num_classes}] with training=False, not {found}"
         )
-    if net.losses:
-        raise NetError(
-            f"{name} has regularizers or calls add_loss, which would be ignored; use "
-            "--weight_decay, or compute the term in loops/step.py"
-        )
-    if any(getattr(v, "constraint", None) is not None for v in net.trainable_variables):
-        raise NetError(f"{name} has constraints of weights, which would be ignored")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 class _Stream:
-    """The random numbers of the dropout layers in one pass through a net."""
+    """The random numbers of the layers in one pass through a net."""
 
     def __init__(self, seed, rows: tuple):
         self._seed = seed
@@ -40,10 +40,10 @@ _stream = contextvars.ContextVar("dropout_stream", default=None)
 
 @contextlib.contextmanager
 def dropout_seed(seed, rows=(0, None)):
-    """Seeds the dropout layers that are called inside.
+    """Seeds dropout, and whatever else calls `uniform` inside.
 
     Args:
-        seed: integers [2], without which dropout cannot train. None keeps that of an outer call.
+        seed: integers [2], without which they cannot train. None keeps that of an outer call.
         rows: index of the first example in the global batch, and the size of that batch, or None if
             the batch is the global batch.
     """

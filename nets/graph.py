@@ -19,8 +19,8 @@ _IGNORED_ATTRIBUTES = {
 # Operations with a random state of their own, which no checkpoint has.
 _RANDOM = {
     *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
-    *("ParameterizedTruncatedNormal", "RandomGamma", "RandomPoissonV2", "RandomShuffle"),
-    *("Multinomial",),
+    *("ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2"),
+    *("RandomShuffle", "Multinomial", "NonDeterministicInts"),
 }
 
 
@@ -35,6 +35,7 @@ class Graph:
         definition = concrete.graph.as_graph_def(add_shapes=True)
         self._functions = {f.signature.name: f for f in definition.library.function}
         self._body = _Body(definition.node)
+        self._has_variables = any(v.dtype == tf.resource for v, _ in concrete.graph.captures)
         # Tensors that were created eagerly, such as a fixed filter, are placeholders in the graph.
         self._values = {
             placeholder.op.name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
@@ -61,10 +62,12 @@ class Graph:
             total += _MULTIPLY_ADDS[node.op](node, inputs, body.shape(node.name))
         return total
 
-    def random_operations(self) -> list[str]:
-        """Returns the names of operations that draw random numbers from a state of their own."""
+    @property
+    def has_state_of_its_own(self) -> bool:
+        """Whether it has variables, or draws random numbers from a state that no checkpoint has."""
         bodies = [self._body.nodes.values(), *(f.node_def for f in self._functions.values())]
-        return [node.name for nodes in bodies for node in nodes if node.op in _RANDOM]
+        draws = any(node.op in _RANDOM for nodes in bodies for node in nodes)
+        return draws or self._has_variables
 
     def fingerprint(self, outputs: list[str], updates: list[tuple[str, str]]) -> str:
         """Returns 12 hexadecimal digits that identify what the outputs and updates compute.

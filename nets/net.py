@@ -92,8 +92,8 @@ class Net(Composite):
         Args:
             images: float [batch, height, width, channels].
             training: see the class.
-            seed: integers [2] that seed dropout, different at each step. Required in training by
-                nets with dropout.
+            seed: integers [2], different at each step, that seed dropout and what else is random.
+                Required in training by nets that have such layers.
             rows: which rows of the global batch these images are (see `nets.dropout.dropout_seed`).
         """
         defaults = BatchNormDefaults(

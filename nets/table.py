@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from nets import NetError
 from nets.dropout import dropout_seed
 from nets.graph import Graph
 from nets.layers import layer_by_layer
@@ -48,10 +47,12 @@ class NetSummary:
         fingerprint: 12 hexadecimal digits. They change when an operation, a hyperparameter inside
             the net or a shape does, and do not depend on names, on the Python code, on the devices
             or on the number of replicas.
+        problem: what training would ignore, or a resume not repeat; empty if there is nothing.
     """
 
     rows: list[StageRow]
     fingerprint: str
+    problem: str = ""
 
 
 def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
@@ -65,21 +66,20 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
         image_shape: (height, width, channels).
 
     Raises:
-        NetError: the net returns several outputs and gives them no weight, or draws random numbers
-            that a resume would not repeat.
         ValueError: the net has no variables yet.
     """
     if not net.built:
         raise ValueError("trace needs a net with variables; call the net on images first")
     variables = net.variables
-    parts, outputs, updates = [], [], []
+    parts, outputs, updates, losses = [], [], [], []
 
     def training_pass(images, values):
         # Values in place of the variables: none is assigned, and those of a strategy are traced as
         # others are.
         state = list(zip(variables, values, strict=True))
         traced = 0
-        with layer_by_layer(), tf.keras.StatelessScope(state_mapping=state) as scope:
+        scope = tf.keras.StatelessScope(state_mapping=state, collect_losses=True)
+        with layer_by_layer(), scope:
             for name, tensors, returned in _stages(net, images):
                 operations = tf.compat.v1.get_default_graph().get_operations()
                 new = [operation.name for operation in operations[traced:]]
@@ -90,6 +90,7 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
                 updated = scope.get_current_value(variable)
                 if updated is not value:
                     updates.append((value.name, updated.name))
+            losses.extend(scope.losses)
 
     # In a new graph, no strategy is in scope.
     with tf.Graph().as_default():
@@ -98,18 +99,33 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
             [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables],
         )
     graph = Graph(concrete)
-    name = type(net).__name__
-    if len(outputs) > 1 and not net.auxiliary_weight:
-        raise NetError(
-            f"{name} returns {len(outputs)} outputs in training, but those after the first have no "
+    return NetSummary(
+        _rows(net, parts, graph),
+        graph.fingerprint(outputs, updates),
+        _problem(net, graph, len(outputs), has_losses=bool(net.losses or losses)),
+    )
+
+
+def _problem(net: Net, graph: Graph, num_outputs: int, *, has_losses: bool) -> str:
+    """What training would ignore, or a resume not repeat."""
+    if num_outputs > 1 and not net.auxiliary_weight:
+        return (
+            f"it returns {num_outputs} outputs in training, but those after the first have no "
             "weight in the loss; give it an auxiliary_weight"
         )
-    if drawn := graph.random_operations():
-        raise NetError(
-            f"{name} draws random numbers that a resume would not repeat ({drawn[0]}); use "
-            "nets.dropout.uniform"
+    if has_losses:
+        return (
+            "it has regularizers or calls add_loss, which would be ignored; use --weight_decay, or "
+            "compute the term in loops/step.py"
         )
-    return NetSummary(_rows(net, parts, graph), graph.fingerprint(outputs, updates))
+    if any(getattr(v, "constraint", None) is not None for v in net.trainable_variables):
+        return "it has constraints of weights, which would be ignored"
+    if graph.has_state_of_its_own:
+        return (
+            "it draws random numbers that a resume would not repeat, or has variables that no "
+            "checkpoint would hold; for random numbers, use nets.dropout.uniform"
+        )
+    return ""
 
 
 def _stages(net: Net, images) -> Iterator[tuple[str, list[tf.Tensor], bool]]:

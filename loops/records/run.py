@@ -1,6 +1,6 @@
 """The directory of a run: what it contains, and who may use it.
 
-config.json     the configuration, and a description of the data
+config.json     the configuration, and a description of the data; without it, there is no run
 checkpoints/    the last checkpoints          best/    the best one
 train/ val/ test/    TensorBoard's event files
 metrics.jsonl   one line for each logged row
@@ -128,9 +128,9 @@ def check_is_free(run_dir: pathlib.Path) -> None:
     """
     try:
         names = os.listdir(run_dir) if os.path.lexists(run_dir) else []
+        empty = [name for name in (CHECKPOINTS, BEST) if _is_empty(run_dir / name)]
     except OSError as error:
         raise RunError(f"cannot use {run_dir}: {error.strerror}") from error
-    empty = {name for name in (CHECKPOINTS, BEST) if _is_empty(run_dir / name)}
     if not {LOCK, CONFIG + ".new", *empty}.issuperset(names):
         raise RunError(f"{run_dir} is not a run directory, and not empty; use another --run_dir")
     for parent in pathlib.Path(os.path.realpath(run_dir)).parents:

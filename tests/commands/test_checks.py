@@ -27,6 +27,9 @@ def here(tmp_path, monkeypatch):
     for name in ("best", "pictures"):
         (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run/config.json").touch()
+    (tmp_path / "run/lock").touch()
+    (tmp_path / "project/test").mkdir(parents=True)
+    (tmp_path / "project/config.json").touch()  # Of something else.
     (tmp_path / "images/below").mkdir(parents=True)
     (tmp_path / "model.onnx").touch()
     return tmp_path
@@ -50,6 +53,7 @@ MISTAKES = [
     (EVALUATE, (RUN, "--json=run/config.json"), "config.json belongs to the run"),
     (EVALUATE, (RUN, "--json=run/predictions.npz"), "predictions.npz belongs to the run"),
     (EVALUATE, (RUN, "--json=run/best/step-6.index"), "best belongs to the run"),
+    (EVALUATE, (RUN, "--pictures=run/best"), "best belongs to the run"),
     (EVALUATE, (RUN, "--pictures=model.onnx"), "--pictures=model.onnx is not a directory"),
     (PREDICT, (RUN,), "name image files, directories or patterns"),
     (PREDICT, (RUN, "a.jpg", "--tta=flip,foo"), "expected a list of names from flip, shifts"),
@@ -101,6 +105,7 @@ def test_a_mistake_is_refused(here, cls, args, message):
         (EXPORT, (RUN, "a.tflite", "--format=tflite", "--int8", "--weights_txt=a.txt")),
         (EXPORT, (RUN, "--weights_txt=a.txt")),
         (COMPARE, ("run", "images", "--chart=a.png")),
+        (COMPARE, ("run", "--chart=project/test/a.png")),
         (REPLAY, (RUN, "--step=1", "--picture=images/a.png")),
         (REPLAY, (RUN, "--step=1", "--picture=run/pictures/a.png", "--json=run/a.json")),
         (TRAIN, ("--profile_steps=100:110", "--seeds=1,2", "--jit", "--patience=2")),

@@ -447,7 +447,7 @@ def test_starting_from_keras_weights(tmp_path, capsys):
         (["--run_dir={run}", "--follow", "--checkpoint=last"], "leave out --checkpoint"),
         (["--run_dir={run}", "--dataset=mnist", "--data_dir=/no/such"], "is not a directory"),
         (["--run_dir={run}", "--json=/no/such/place/x.json"], "no file can be written there"),
-        (["--run_dir={run}", "--json={run}/result.json"], "is a file of the run itself"),
+        (["--run_dir={run}", "--json={run}/result.json"], "result.json belongs to the run"),
     ],
 )
 def test_bad_evaluation_is_one_line(tiny, args, message, capsys, tmp_path, monkeypatch):

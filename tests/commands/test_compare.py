@@ -150,10 +150,18 @@ def test_runs_of_different_code_are_not_taken_together(make, tmp_path):
         make(f"runs/a{seed}", 330 + seed, seed=seed, sources=["aaaaaaaa"])
         make(f"runs/b{seed}", 300 + seed, seed=seed, sources=["bbbbbbbb"])
     make("runs/c", 300, sources=["aaaaaaaa", "bbbbbbbb"])
+    make("runs/d", 300, sources=["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
+    make("runs/e", 300)
     comparison = compare_runs([tmp_path / "runs"])
     names = [group.name for group in comparison.groups]
-    assert names == ["code=aaaaaaaa", "code=bbbbbbbb", "code=aaaaaaaa, then bbbbbbbb"]
-    assert [d.is_seen for d in comparison.differences] == [True, True]
+    assert names[0] == "code=aaaaaaaa"
+    assert sorted(names[1:]) == [
+        "code=aaaaaaaa, then bbbbbbbb",
+        "code=aaaaaaaa, then bbbbbbbb, then aaaaaaaa",
+        "code=bbbbbbbb",
+        "code=unknown",
+    ]
+    assert [d.is_seen for d in comparison.differences] == [True] * 4
     assert comparison.notes == ()
 
 
@@ -655,14 +663,14 @@ def test_mistakes_are_one_line(make, tmp_path, capsys):
         ([run, "--chart_error"], "--chart_error needs --chart, the name of the picture"),
         (
             [run, f"--chart={tmp_path}/x.png", "--chart_error", "--metric=loss"],
-            "--chart_error draws 100% less an accuracy, not --metric=loss",
+            "--chart_error draws 100% minus an accuracy, not --metric=loss",
         ),
         (
             [
                 *(run, f"--chart={tmp_path}/x.png", "--chart_error"),
                 "--metric=expected_calibration_error",
             ],
-            "--chart_error draws 100% less an accuracy, not --metric=expected_calibration_error",
+            "--chart_error draws 100% minus an accuracy, not --metric=expected_calibration_error",
         ),
         ([run.parent, f"--examples={tmp_path}/x.png"], "two finished runs apart, not 1; name two"),
     ):

@@ -54,6 +54,18 @@ def test_the_place_of_a_file_counts(fingerprint, tmp_path):
         assert fingerprint(CODE, other) == empty
 
 
+def test_hidden_files_and_directories_do_not_count(fingerprint, tmp_path):
+    """Such as the locks of an editor, which are dangling links, and copies of notebooks."""
+    before = fingerprint(CODE)
+    (tmp_path / "loops" / ".#mine.py").symlink_to("nowhere")
+    (tmp_path / "loops" / "link.py").symlink_to("nowhere")
+    (tmp_path / "nets" / ".checkpoints").mkdir(parents=True)
+    (tmp_path / "nets" / ".checkpoints" / "mine.py").write_text(CODE)
+    (tmp_path / "nets" / "directory.py").mkdir()
+    assert fingerprint(CODE) == before
+    assert fingerprint("\ufeff" + CODE) == before
+
+
 def test_a_file_that_does_not_parse_counts_as_text(fingerprint):
     assert fingerprint("def (") != fingerprint("def ((")
 

@@ -267,7 +267,7 @@ def test_a_folder_of_images(tmp_path, capsys):
         (("--run_dir={run}", "--step=42"), "--step=42: {run} has 41 steps"),
         (("--run_dir={run}/none", "--step=3"), "{run}/none is not a run directory"),
         (("--run_dir={run}", "--step=3", "--picture={run}/none/a.png"), "no file can be written"),
-        (("--run_dir={run}", "--step=3", "--json={run}/result.json"), "is a file of the run"),
+        (("--run_dir={run}", "--step=3", "--json={run}/result.json"), "belongs to the run"),
         (("--run_dir={run}", "--step=3", "--num_gpus=3"), "--batch_size=64 is not divisible by"),
     ],
 )

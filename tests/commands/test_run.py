@@ -457,18 +457,26 @@ def edit_sources(monkeypatch):
     provenance.sources.cache_clear()
 
 
-def test_a_change_of_other_code_is_said_and_recorded(tmp_path, capsys, start, edit_sources):
+def test_a_change_of_other_code_is_said_and_recorded(
+    tmp_path, capsys, start, edit_sources, monkeypatch
+):
     """Such as that of a loss, which the fingerprint of the net does not cover."""
     run_dir = tmp_path / "run"
     args = start(run_dir)
     (before,) = read(run_dir / "config.json")["code"]
     assert before["sources"] == provenance.sources()
     assert "has changed" not in capsys.readouterr().out
+    # A start that makes no step, as that with a mistake in a new loss, leaves no trace.
+    edit_sources("return 0")
+    with monkeypatch.context() as patch:
+        patch.setattr("loops.trainer.Trainer.run", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call("train.py", *args)
     edit_sources("return 1")
     call("train.py", *args)
     out = capsys.readouterr().out
     said = "note   the code in nets/, data/ or loops/ has changed since this run was "
-    assert f"{said}last trained, which continues with the code as it is now\n" in out
+    assert f"{said}last started; it continues with the code as it is now\n" in out
     assert "resumes at step 2" in out
     code = read(run_dir / "config.json")["code"]
     assert code == [before, {**before, "from_step": 2, "sources": provenance.sources()}]

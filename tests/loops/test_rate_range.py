@@ -44,6 +44,7 @@ def test_a_tenth_of_the_rate_of_the_lowest_loss_is_suggested():
     assert suggest(rates, [np.nan, 2.0, 1.0, 1.2, 5.0]) == pytest.approx(0.1)
     assert suggest(rates, [np.nan, 2.0, 1.99, 2.2, 5.0]) is None
     assert suggest(rates, [np.nan] * 5) is None
+    assert suggest(rates, [-1.0, -0.9, -0.5, 1.0, 2.0]) is None
     assert suggest([], []) is None
 
 

@@ -59,7 +59,7 @@ def test_the_rate_is_0_after_the_end(name):
 def test_a_schedule_is_a_function_of_a_moment(monkeypatch):
     """What the documentation tells people to write."""
     monkeypatch.setitem(SCHEDULES, "sqrt", lambda moment: tf.sqrt(1 - moment.fraction))
-    assert Moment._fields == ("step", "fraction", "warmup_steps", "boundaries", "factor")
+    assert Moment._fields == ("step", "fraction", "boundaries", "factor", "warmup_steps")
     found = rates("sqrt", warmup_steps=2)
     expected = [0.2, 0.4] + [0.4 * math.sqrt(1 - s / 8) for s in range(8)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -353,12 +353,15 @@ class Custom(Net):
         return self.returned(logits) if training else logits
 
 
-def test_outputs_without_a_weight_are_refused():
+def problem(net):
+    return trace(net, SHAPE).problem
+
+
+def test_outputs_without_a_weight_are_a_problem():
     net = built(Custom(lambda logits: (logits, 2 * logits)))
-    with pytest.raises(nets.NetError, match=r"Custom returns 2 outputs .* auxiliary_weight"):
-        trace(net, SHAPE)
+    assert re.search("returns 2 outputs in training, .* auxiliary_weight", problem(net))
     net.auxiliary_weight = 0.3
-    assert trace(net, SHAPE).fingerprint
+    assert problem(net) == ""
 
 
 @tf.function
@@ -374,17 +377,67 @@ def noise(shape):
         tf.random.truncated_normal,
         noise,
         lambda shape: tf.random.shuffle(tf.ones(shape)),
+        lambda shape: tf.random.get_global_generator().uniform(shape),
     ],
-    ids=["uniform", "normal", "truncated", "in a function", "shuffle"],
+    ids=["uniform", "normal", "truncated", "in a function", "shuffle", "generator"],
 )
-def test_random_numbers_that_a_resume_would_not_repeat_are_refused(draw):
+def test_random_numbers_that_a_resume_would_not_repeat_are_a_problem(draw):
     net = built(Custom(lambda logits: logits + draw(tf.shape(logits))))
-    with pytest.raises(nets.NetError, match=r"draws random numbers .* nets.dropout.uniform"):
-        trace(net, SHAPE)
+    assert re.search("draws random numbers .* nets.dropout.uniform", problem(net))
 
 
 def test_random_numbers_of_the_pass_are_accepted():
-    assert trace(built(Custom(lambda x: x + uniform(tf.shape(x)))), SHAPE).fingerprint
+    assert problem(built(Custom(lambda x: x + uniform(tf.shape(x))))) == ""
+
+
+class Hidden(Custom):
+    """A net with a variable that it does not hold."""
+
+    variable = None
+
+    def call(self, images, *, training):
+        return super().call(images, training=training) + self.variable
+
+
+def test_variables_that_the_net_does_not_hold_are_a_problem():
+    Hidden.variable = tf.Variable(1.0)
+    assert "variables that no checkpoint would hold" in problem(built(Hidden(lambda x: x)))
+
+
+class Dense(tf.keras.layers.Dense):
+    def call(self, x, *, training):
+        return super().call(tf.reduce_mean(x, axis=(1, 2)))
+
+
+class Adds(Dense):
+    def call(self, x, *, training):
+        if training:
+            self.add_loss(tf.reduce_mean(x))
+        return super().call(x, training=training)
+
+
+class OneStage(Net):
+    def __init__(self, head):
+        super().__init__()
+        self.head, self.stage_names = head, ("head",)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: Dense(2, kernel_regularizer="l2"), "has regularizers or calls add_loss"),
+        (lambda: Dense(2, activity_regularizer="l2"), "has regularizers or calls add_loss"),
+        (lambda: Adds(2), "would be ignored; use --weight_decay, or compute the term"),
+        (lambda: Dense(2, kernel_constraint="max_norm"), "has constraints of weights"),
+    ],
+)
+def test_what_training_would_ignore_is_a_problem(head, message):
+    assert message in problem(built(OneStage(head())))
+
+
+def test_layers_of_keras_are_no_problem():
+    assert problem(built(OneStage(Dense(2)))) == ""
+    assert problem(built(Small())) == ""
 
 
 def test_a_net_without_variables_is_an_error():

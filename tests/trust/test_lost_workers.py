@@ -67,7 +67,7 @@ def test_workers_that_differ_are_refused(tmp_path):
     commands = [Command("train.py", *args, f"--seed={i}", **task) for i, task in enumerate(tasks)]
     for code, _, err in (command.wait(60) for command in commands):
         assert code == 2
-        assert "the workers differ in their flags, data or --run_dir; start all workers" in err
+        assert "the workers differ in their flags, data, code or --run_dir; start all wor" in err
     assert not (tmp_path / "run").exists()
 
 
