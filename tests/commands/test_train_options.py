@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nets.net import Net
 from tests.commands import helpers
 from tests.commands.helpers import TINY, call, contents, read, refused, rows
 
@@ -126,7 +127,7 @@ def test_class_weights_reach_the_loss(uneven):
     dataset = build.load_data(config)
     config = build.resolve(config, dataset)
     labels = dataset.splits["train"].labels
-    settings = session.step_settings(config, build.data_info(dataset), labels, net=None)
+    settings = session.step_settings(config, build.data_info(dataset), labels, Net())
     # 36 and 7 images are left for training.
     np.testing.assert_allclose(settings.class_weights, [43 / (2 * 36), 43 / (2 * 7)])
 
