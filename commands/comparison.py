@@ -334,10 +334,10 @@ def text(value) -> str:
 
 
 def _note_on_code(groups: list[Group]) -> list[str]:
-    """Says that groups that differ in a setting were trained by different code as well."""
+    """Says which runs are of which code, or that it differs where settings do."""
     first, *others = groups
     if "code" in first.settings:
-        return []
+        return [f"{group.name}: {_names(group)}" for group in groups]
     known = _sources(first.saved)
     for group in others:
         found = _sources(group.saved)
@@ -345,6 +345,13 @@ def _note_on_code(groups: list[Group]) -> list[str]:
             pair = [f"{g.name} ({_sources(g.saved)})" for g in (first, group)]
             return [f"the code in nets/, data/ or loops/ differs too: {' and '.join(pair)}"]
     return []
+
+
+def _names(group: Group) -> str:
+    """The directories of the runs of a group, three at most."""
+    names = [entry.name for entry in group.entries]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _notes(group: Group, metric: str) -> list[str]:

@@ -162,7 +162,11 @@ def test_runs_of_different_code_are_not_taken_together(make, tmp_path):
         "code=unknown",
     ]
     assert [d.is_seen for d in comparison.differences] == [True] * 4
-    assert comparison.notes == ()
+    assert len(comparison.notes) == 5
+    assert comparison.notes[0] == "code=aaaaaaaa: a0, a1, a2"
+    make("runs/a3", 300, seed=3, sources=["aaaaaaaa"])
+    make("runs/a4", 300, seed=4, sources=["aaaaaaaa"])
+    assert compare_runs([tmp_path / "runs"]).notes[0] == "code=aaaaaaaa: a0, a1, a2 and 2 more"
 
 
 def test_code_is_no_column_where_a_setting_differs_as_well(make, tmp_path):
