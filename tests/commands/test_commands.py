@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 import data
+import nets
 from commands import command_line
 from tests.commands import helpers
 from tests.commands.helpers import TINY, Command, call, finish, read, refused, rows
@@ -369,6 +370,18 @@ def test_bad_training_is_one_line_and_leaves_nothing(args, message, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, "train.py", "--dataset=digits", "--epochs=2", *args)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_of_which_training_would_ignore_a_part_is_refused(capsys, tmp_path, monkeypatch):
+    class TwoHeads(nets.NETS["tiny"]):
+        def call(self, images, *, training):
+            logits = super().call(images, training=training)
+            return (logits, logits) if training else logits
+
+    monkeypatch.setitem(nets.NETS, "two_heads", TwoHeads)
+    error = refused(capsys, "train.py", *TINY, "--net=two_heads", f"--run_dir={tmp_path / 'run'}")
+    assert "two_heads: it returns 2 outputs in training, but those after the first have" in error
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_loop_of_links_is_one_line(capsys, tmp_path):

@@ -1,6 +1,7 @@
 """A step that is shown again: what replay.py finds is what training did."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from commands.earlier_state import restore_before
+from commands.replay import _hint
 from commands.run import Run
 from data.pipeline import example_numbers
 from loops.errors import RunError
@@ -158,6 +160,25 @@ def test_changed_code_is_named_as_the_reason(run_dir, tmp_path, capsys):
     assert re.search(
         r"they differ \(.*\); the code in nets/, data/ or loops/ has changed since", out
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "start", "step", "is_reason"),
+    [
+        ("second", 0, 16, False),  # The second code makes step 17 first.
+        ("second", 0, 17, True),
+        ("first", 15, 24, True),
+        ("first", 16, 24, False),
+    ],
+)
+def test_code_of_other_steps_is_no_reason(run_dir, changed, start, step, is_reason):
+    run = Run.open(run_dir)
+    (present,) = run.saved.code
+    other = dataclasses.replace(present, sources="01234567")
+    first, second = (present, other) if changed == "second" else (other, present)
+    code = (first, dataclasses.replace(second, from_step=16))
+    run = Run(run.path, dataclasses.replace(run.saved, code=code))
+    assert ("has changed since" in _hint(run, run.config, start, step)) == is_reason
 
 
 def test_the_examples_are_those_of_the_batch(run_dir, replayed):
