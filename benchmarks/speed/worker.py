@@ -163,4 +163,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keras at its best has the operations that the project chooses.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     main()

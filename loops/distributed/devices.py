@@ -99,7 +99,8 @@ def _use_cpu(count: int, cause: str | None, precision: str) -> tuple[list[str], 
     if precision == "tf32":
         description += ", float32 (TF32 needs a GPU)"
     if precision == "mixed_bfloat16" and not processor.has_bfloat16():
-        description += ", mixed_bfloat16 (no instructions for it found; float32 may be faster)"
+        advice = "no instructions for it found; float32 is probably much faster"
+        description += f", mixed_bfloat16 ({advice})"
     return [f"CPU:{i}" for i in range(count)], f"{description}: {cause}" if cause else description
 
 

@@ -462,6 +462,22 @@ def test_the_backend_is_tensorflow_whatever_the_environment_says(run):
     assert json.loads(run("-c", BACKENDS, env=env).stdout) == ["tensorflow", "0"]
 
 
+ONEDNN = """
+import commands, os, sys
+assert "tensorflow" not in sys.modules
+print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
+"""
+
+
+@pytest.mark.parametrize(("said", "used"), [(None, "1"), ("0", "0")])
+def test_operations_are_those_of_onednn_unless_the_environment_says_otherwise(
+    run, monkeypatch, said, used
+):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    done = run("-c", ONEDNN, env={} if said is None else {"TF_ENABLE_ONEDNN_OPTS": said})
+    assert done.stdout.strip() == used
+
+
 def test_keras_with_another_backend_is_refused(run, tmp_path):
     (tmp_path / "stubs" / "keras.py").write_text(
         "class config:\n    backend = staticmethod(lambda: 'torch')\n"

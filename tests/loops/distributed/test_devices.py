@@ -227,7 +227,7 @@ def test_a_cpu_has_no_tf32(machine):
     assert make_strategy(1, "auto", precision="tf32")[1] == "CPU, float32 (TF32 needs a GPU)"
 
 
-NO_BFLOAT16 = "mixed_bfloat16 (no instructions for it found; float32 may be faster)"
+NO_BFLOAT16 = "mixed_bfloat16 (no instructions for it found; float32 is probably much faster)"
 
 
 @pytest.mark.parametrize(
