@@ -70,6 +70,8 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
     """
     if not net.built:
         raise ValueError("trace needs a net with variables; call the net on images first")
+    # Makes Keras' generator for calls without a seed, so that the pass is seen to use its state.
+    tf.keras.random.uniform(())
     variables = net.variables
     parts, outputs, updates, losses = [], [], [], []
 

@@ -376,12 +376,14 @@ def noise(shape):
         tf.random.normal,
         tf.random.truncated_normal,
         noise,
+        tf.keras.random.normal,
         lambda shape: tf.random.shuffle(tf.ones(shape)),
         lambda shape: tf.random.get_global_generator().uniform(shape),
     ],
-    ids=["uniform", "normal", "truncated", "in a function", "shuffle", "generator"],
+    ids=["uniform", "normal", "truncated", "in a function", "Keras", "shuffle", "generator"],
 )
 def test_random_numbers_that_a_resume_would_not_repeat_are_a_problem(draw):
+    tf.keras.backend.clear_session()  # As of a new process, in which Keras has drawn nothing yet.
     net = built(Custom(lambda logits: logits + draw(tf.shape(logits))))
     assert re.search("draws random numbers .* nets.dropout.uniform", problem(net))
 
