@@ -136,7 +136,6 @@ def prepared_step(config, dataset) -> tuple:
     from commands import build, session
     from loops.distributed.devices import make_strategy
     from loops.distributed.workers import Workers
-    from loops.step import TrainStep
 
     strategy, _ = make_strategy(config.num_gpus, config.device, precision=config.precision)
     config = build.resolve(config, dataset)
@@ -144,8 +143,9 @@ def prepared_step(config, dataset) -> tuple:
     batches = build.train_pipeline(config, info, source, Workers(strategy))
     _, learning_rate = build.make_plan(config, len(source.labels))
     state = session.make_state(config, info, strategy, learning_rate)
-    settings = session.step_settings(config, info, source.labels, state.net)
-    step = TrainStep(strategy, state, settings, learning_rate, batches.prepare)
+    step = session.make_step(
+        config, info, source.labels, strategy, state, learning_rate, batches.prepare
+    )
     return batches, state, step
 
 

@@ -18,7 +18,6 @@ from loops.inputs import iterate
 from loops.optimizer import find_optimizer
 from loops.rate_range import ExponentialRate, RateRange, range_test
 from loops.records.terminal import Terminal
-from loops.step import TrainStep
 
 # The range, relative to the optimizer's default rate.
 _LOW, _HIGH = 1e-4, 1e2
@@ -58,10 +57,11 @@ def find_learning_rate(
         examples=session.some_examples(dataset),
         say=terminal.line,
     )
-    settings = session.step_settings(config, info, source.labels, state.net)
     terminal.line(f"rates  {schedule.low:.3g} to {schedule.high:.3g} in {steps} steps")
     terminal.status("training with rising learning rates")
-    step = TrainStep(workers.strategy, state, settings, schedule, batches.prepare)
+    step = session.make_step(
+        config, info, source.labels, workers.strategy, state, schedule, batches.prepare
+    )
     found = range_test(step, iterate(workers.strategy, batches.batches(0)), schedule)
     terminal.close()
     if workers.is_chief:

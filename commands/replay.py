@@ -31,7 +31,6 @@ from loops.errors import SaveError, reason
 from loops.records import run as run_files
 from loops.records.terminal import Terminal
 from loops.replay import Replay, window_end
-from loops.step import TrainStep
 
 _IMAGES = 128  # In a picture, at most.
 _WRONG = "#D55E00"  # Color of the caption of a wrong prediction.
@@ -149,9 +148,10 @@ def _replay(
         run.check_operations(run.fingerprint(state.net), step)
     say(f"from     {_describe_start(saved, step)}")
     row_step = window_end(plan, config.log_steps, step - 1)
-    settings = session.step_settings(config, info, source.labels, state.net)
     again = Replay(
-        TrainStep(strategy, state, settings, learning_rate, batches.prepare),
+        session.make_step(
+            config, info, source.labels, strategy, state, learning_rate, batches.prepare
+        ),
         plan=plan,
         batches=batches,
         log_steps=config.log_steps,

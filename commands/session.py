@@ -16,7 +16,7 @@ from loops.losses import balanced_class_weights
 from loops.optimizer import find_optimizer, make_optimizer
 from loops.schedule import LearningRate, Plan
 from loops.state import TrainState
-from loops.step import StepSettings
+from loops.step import StepSettings, TrainStep
 from nets.initialize import make_identity, whiten
 
 _WHITENING_IMAGES, _WHITENING_VALUES = 5000, 2**24
@@ -92,6 +92,32 @@ def some_examples(dataset: data.Dataset) -> Callable[[int], np.ndarray]:
         return dataset.examples("train", numbers)[0]
 
     return examples
+
+
+def make_step(
+    config: Config,
+    info: DataInfo,
+    labels: np.ndarray,
+    strategy: tf.distribute.Strategy,
+    state: TrainState,
+    learning_rate: LearningRate,
+    prepare: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+) -> TrainStep:
+    """The update of a run: the one that `train.py`, `--find_learning_rate` and `replay.py` make.
+
+    Another kind of update, as one with a loss of its own, is a subclass of `TrainStep`, made here.
+
+    Args:
+        config: of the run.
+        info: of the run.
+        labels: of the train split.
+        strategy: whose replicas make it.
+        state: what it changes.
+        learning_rate: the schedule.
+        prepare: makes images and labels of what the pipeline yields, `TrainPipeline.prepare`.
+    """
+    settings = step_settings(config, info, labels, state.net)
+    return TrainStep(strategy, state, settings, learning_rate, prepare)
 
 
 def step_settings(

@@ -53,7 +53,6 @@ from loops.records.times import Times
 from loops.schedule import Plan
 from loops.spikes import Spikes
 from loops.state import TrainState
-from loops.step import TrainStep
 from loops.trainer import FailurePolicy, Intervals, Outcome, Trainer
 from nets.table import NetSummary, table, trace
 
@@ -339,9 +338,10 @@ class _Job:
             writes=workers.is_chief,
         )
         labels = self.dataset.splits["train"].labels
-        settings = session.step_settings(config, self.info, labels, state.net)
         outcome = Trainer(
-            TrainStep(strategy, state, settings, learning_rate, batches.prepare),
+            session.make_step(
+                config, self.info, labels, strategy, state, learning_rate, batches.prepare
+            ),
             plan=plan,
             batches=batches,
             splits=self._eval_splits(),
