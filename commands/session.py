@@ -103,18 +103,18 @@ def make_step(
     learning_rate: LearningRate,
     prepare: Callable[..., tuple[tf.Tensor, tf.Tensor]],
 ) -> TrainStep:
-    """The update of a run: the one that `train.py`, `--find_learning_rate` and `replay.py` make.
+    """Makes the update of a run, for training, the learning rate range test and replay.
 
-    Another kind of update, as one with a loss of its own, is a subclass of `TrainStep`, made here.
+    To train with another kind of update, return a subclass of `TrainStep` here.
 
     Args:
         config: of the run.
         info: of the run.
         labels: of the train split.
-        strategy: whose replicas make it.
+        strategy: whose replicas compute it.
         state: what it changes.
         learning_rate: the schedule.
-        prepare: makes images and labels of what the pipeline yields, `TrainPipeline.prepare`.
+        prepare: turns what the pipeline yields into images and targets, `TrainPipeline.prepare`.
     """
     settings = step_settings(config, info, labels, state.net)
     return TrainStep(strategy, state, settings, learning_rate, prepare)
