@@ -119,7 +119,7 @@ def test_all_extensions_work_together(tmp_path):
     assert val["true_probability"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ALONE)
 def test_the_command_of_a_section_trains(name, tmp_path):
     copy = copy_of_the_project(tmp_path)

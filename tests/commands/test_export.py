@@ -342,8 +342,14 @@ def test_as_users_do(tmp_path):
     assert (code, out, error.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["inception_v1", "resnet50_v2", "speednet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("inception_v1", marks=pytest.mark.exhaustive),
+        pytest.param("resnet50_v2", marks=pytest.mark.exhaustive),
+        pytest.param("speednet", marks=pytest.mark.slow),
+    ],
+)
 def test_auxiliary_heads_are_left_out_and_other_batch_norms_kept(name, run, tmp_path):
     """Of the variables of a net, those are in the model that its answer depends on."""
     shape = (9, 9, 1)
