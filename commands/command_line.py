@@ -45,17 +45,17 @@ def run(main: Callable[[Options], None], options_class: type[Options]) -> None:
         return argv
 
     def call(_) -> None:
-        try:
-            with quiet():
-                import tensorflow
-            # It warns of functions that are traced for each of several runs.
-            tensorflow.get_logger().setLevel("ERROR")
-            with one_line_errors():
-                main(found[0])
-        except KeyboardInterrupt:
-            sys.exit(EXIT_SIGNAL + signal.SIGINT)
+        with quiet():
+            import tensorflow
+        # It warns of functions that are traced for each of several runs.
+        tensorflow.get_logger().setLevel("ERROR")
+        with one_line_errors():
+            main(found[0])
 
-    app.run(call, flags_parser=parse)
+    try:
+        app.run(call, flags_parser=parse)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
 
 def clean_up_at_sigterm() -> None:

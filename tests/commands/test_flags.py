@@ -439,14 +439,19 @@ from commands import command_line
 from commands.options import TrainOptions
 command_line.quiet = command_line.one_line_errors = contextlib.nullcontext
 sys.modules["tensorflow"], sys.get_logger = sys, logging.getLogger
-def main(options):
+def interrupt(*_):
     raise KeyboardInterrupt
-command_line.run(main, TrainOptions)
+{replaced} = interrupt
+command_line.run({main}, TrainOptions)
 """
 
 
-def test_an_interrupt_before_there_is_anything_to_save(run):
-    done = run("-c", INTERRUPTED)
+@pytest.mark.parametrize(
+    ("replaced", "main"),
+    [("command_line.flags.parse", "print"), ("command_line.quiet", "print"), ("_", "interrupt")],
+)
+def test_an_interrupt_before_there_is_anything_to_save(run, replaced, main):
+    done = run("-c", INTERRUPTED.format(replaced=replaced, main=main))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
