@@ -93,7 +93,7 @@ def test_what_a_run_leaves(finished):
     assert splits.count("val") == 2
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_eval_gives_what_the_training_reported(finished, tmp_path, capsys, replicas):
     run_dir, _, _ = finished
     report = tmp_path / "scores.json"
@@ -413,7 +413,7 @@ def test_describe_has_the_stem_of_the_weights(capsys):
     assert "stem     16 x 16 x 64" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_starting_from_keras_weights(tmp_path, capsys):
     """An update too small to count leaves Keras' weights, and a resume needs no file."""
     for name, shade in (("dark", 40), ("light", 200)):

@@ -319,7 +319,7 @@ def test_onnx(run, tmp_path, expected):
         np.testing.assert_allclose(predict(images), answers(run, fitted), atol=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_as_users_do(tmp_path):
     """A run of a net in the table, in bfloat16 with averages; then exports to TFLite."""
     flags = ("--net=inception10", "--dataset=digits", "--batch_size=32", "--ema_decay=0.98")

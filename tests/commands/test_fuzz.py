@@ -284,7 +284,7 @@ def start(program, *args, cwd, redirect="", **env):
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_of_their_own(real_run, tmp_path, places):
     """A sample as a user gives it: nothing else may get to standard error either."""
     broken = tmp_path / "broken"

@@ -144,6 +144,7 @@ def test_steps_at_the_ends_of_rows_and_epochs(run_dir, tmp_path, step, row):
     check_row(found, run_dir, row)
 
 
+@pytest.mark.slow
 def test_changed_code_is_named_as_the_reason(run_dir, tmp_path, capsys):
     """The run is made one of other code, and its row another."""
     run = tmp_path / "run"

@@ -457,6 +457,7 @@ def edit_sources(monkeypatch):
     provenance.sources.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_change_of_other_code_is_said_and_recorded(
     tmp_path, capsys, start, edit_sources, monkeypatch
 ):
@@ -541,6 +542,7 @@ def test_examples_are_normalized_as_in_training(finished, tmp_path):
     np.testing.assert_allclose(images, ((pixels * 0.375 + 0.306) - 0.5) / 0.25, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_opens_and_resumes_without_the_hook_that_it_had(tmp_path, monkeypatch, start):
     args = start(tmp_path / "run")
     monkeypatch.delitem(HOOKS, "stop")

@@ -46,7 +46,7 @@ def singles(tmp_path_factory):
     ("strategy", "start", "step", "row"),
     [
         ("one_replica", None, 2, 2),
-        ("one_replica", None, 5, 6),
+        pytest.param("one_replica", None, 5, 6, marks=pytest.mark.slow),
         ("one_replica", 9, 12, 12),
         pytest.param("two_replicas", 9, 11, 12, marks=pytest.mark.slow),
     ],

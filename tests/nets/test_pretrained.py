@@ -55,8 +55,13 @@ def pixels(size):
     return np.random.default_rng(3).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "resnet50_v2", *LONG])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "resnet50_v2")),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in LONG),
+    ],
+)
 def test_logits_are_those_of_keras(name):
     """On the same photos, normalized as for each net, up to float32 rounding."""
     model, net = keras_model(name), build(name)

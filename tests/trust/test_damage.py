@@ -29,8 +29,8 @@ def damage(run_dir, step, how):
 @pytest.mark.parametrize(
     "how",
     [
-        "truncated",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("missing", "zeroed", "altered")),
+        pytest.param("truncated", marks=pytest.mark.slow),
+        *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("missing", "zeroed", "altered")),
     ],
 )
 def test_training_continues_from_the_checkpoint_before_a_damaged_one(
