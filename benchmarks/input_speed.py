@@ -145,7 +145,6 @@ def training(options, net: str, augment: str, sources: dict) -> dict[str, Callab
     from commands import build, session
     from commands.config import Config
     from loops.inputs import iterate
-    from loops.step import TrainStep
 
     def dataset(source):
         splits = {"train": source, "test": source}
@@ -162,7 +161,7 @@ def training(options, net: str, augment: str, sources: dict) -> dict[str, Callab
             num_classes=10,
             on_device=on_device,
         )
-        step = TrainStep(strategy, state, settings, rate, pipeline.prepare)
+        step = session.make_step(config, info, labels, strategy, state, rate, pipeline.prepare)
         iterator = iterate(strategy, pipeline.batches(0))
 
         def measure():
@@ -179,9 +178,9 @@ def training(options, net: str, augment: str, sources: dict) -> dict[str, Callab
         Config(net=net, batch_size=options.batch_size, augment=augment, warmup_epochs=0.0), whole
     )
     info, strategy = build.data_info(whole), tf.distribute.OneDeviceStrategy("CPU:0")
-    _, rate = build.make_plan(config, len(whole.splits["train"].labels))
+    labels = whole.splits["train"].labels
+    _, rate = build.make_plan(config, len(labels))
     state = session.make_state(config, info, strategy, rate)
-    settings = session.step_settings(config, info, whole.splits["train"].labels, state.net)
     return {name: window(*arguments) for name, arguments in sources.items()}
 
 

@@ -16,5 +16,5 @@ if _keras is not None and _keras.config.backend() != "tensorflow":
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["TF_USE_LEGACY_KERAS"] = "0"
 # By itself TensorFlow uses oneDNN only on processors with AVX-512 or AMX for neural networks. On
-# those with AVX2 alone, training is 1.5 to 2.6 times as fast as with Eigen (BUILD.md).
+# those with AVX2 alone, training is 1.4 to 2.6 times as fast as with Eigen (BUILD.md).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -17,6 +17,7 @@ import numpy as np
 from commands import setting
 from commands.checks import check_runs
 from commands.config import Config
+from commands.provenance import SOURCES
 from commands.run import Run
 from commands.saved_config import SavedConfig, read_config
 from commands.setting import ConfigError
@@ -343,7 +344,7 @@ def _note_on_code(groups: list[Group]) -> list[str]:
         found = _sources(group.saved)
         if _UNKNOWN not in (known, found) and found != known:
             pair = [f"{g.name} ({_sources(g.saved)})" for g in (first, group)]
-            return [f"the code in nets/, data/ or loops/ differs too: {' and '.join(pair)}"]
+            return [f"{SOURCES} differs too: {' and '.join(pair)}"]
     return []
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import os
 import pathlib
 import platform
 import subprocess
@@ -15,16 +16,21 @@ from commands.saved_config import Code
 from loops.distributed import processor
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = "the code in nets/, data/ or loops/"  # What a result follows from.
-_FOLDERS = ("nets", "data", "loops")
+# What a result follows from.
+SOURCES = "the code in nets/, data/, loops/ or commands/session.py"
+_COUNTED = ("commands/session.py", "data/**/*.py", "loops/**/*.py", "nets/**/*.py")
 _NOT_COUNTED = _ROOT / "loops" / "records"  # Files and the terminal.
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the libraries that compute, by name."""
+    """Versions of Python and the libraries that compute, by name.
+
+    Without oneDNN, TensorFlow's operations round differently, as those of another version may.
+    """
+    off = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false")
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "tensorflow": tf.__version__,
+        "tensorflow": tf.__version__ + (" without oneDNN" if off else ""),
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
@@ -34,8 +40,8 @@ def versions() -> dict[str, str]:
 def sources() -> str:
     """A fingerprint of the code that computes, apart from comments, docstrings and layout."""
     digest = hashlib.sha256()
-    for folder in _FOLDERS:
-        for path in sorted((_ROOT / folder).rglob("*.py")):
+    for pattern in _COUNTED:
+        for path in sorted(_ROOT.glob(pattern)):
             hidden = any(part.startswith(".") for part in path.relative_to(_ROOT).parts)
             if _NOT_COUNTED not in path.parents and not hidden and path.is_file():
                 digest.update(f"{path.relative_to(_ROOT)}\n{_statements(path)}\n".encode())

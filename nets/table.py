@@ -71,6 +71,7 @@ def trace(net: Net, image_shape: tuple[int, int, int]) -> NetSummary:
     if not net.built:
         raise ValueError("trace needs a net with variables; call the net on images first")
     # Makes Keras' generator for calls without a seed, so that the pass is seen to use its state.
+    # Its own seed comes from Python's `random`, which `make_state` seeds before it builds a net.
     tf.keras.random.uniform(())
     variables = net.variables
     parts, outputs, updates, losses = [], [], [], []

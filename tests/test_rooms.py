@@ -145,6 +145,17 @@ def test_only_the_command_line_exits_the_process():
             assert not calls + exits, path
 
 
+def test_updates_are_made_in_one_place():
+    """So that a subclass that is named there is used by every command, and in benchmarks."""
+    makers = [
+        path.relative_to(ROOT).as_posix()
+        for path in [*SOURCES, *(ROOT / "benchmarks").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "TrainStep"
+    ]
+    assert makers == ["commands/session.py"]
+
+
 def private_uses(source: str) -> set[str]:
     """Private attributes that a source uses and does not define itself."""
     nodes = list(ast.walk(ast.parse(source)))

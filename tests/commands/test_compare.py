@@ -162,8 +162,13 @@ def test_runs_of_different_code_are_not_taken_together(make, tmp_path):
         "code=unknown",
     ]
     assert [d.is_seen for d in comparison.differences] == [True] * 4
-    assert len(comparison.notes) == 5
     assert comparison.notes[0] == "code=aaaaaaaa: a0, a1, a2"
+    assert sorted(comparison.notes[1:]) == [
+        "code=aaaaaaaa, then bbbbbbbb, then aaaaaaaa: d",
+        "code=aaaaaaaa, then bbbbbbbb: c",
+        "code=bbbbbbbb: b0, b1, b2",
+        "code=unknown: e",
+    ]
     make("runs/a3", 300, seed=3, sources=["aaaaaaaa"])
     make("runs/a4", 300, seed=4, sources=["aaaaaaaa"])
     assert compare_runs([tmp_path / "runs"]).notes[0] == "code=aaaaaaaa: a0, a1, a2 and 2 more"
@@ -175,8 +180,8 @@ def test_code_is_no_column_where_a_setting_differs_as_well(make, tmp_path):
     comparison = compare_runs([one, other])
     assert [group.name for group in comparison.groups] == ["learning_rate=0.2", "learning_rate=0.1"]
     assert comparison.notes == (
-        "the code in nets/, data/ or loops/ differs too: learning_rate=0.2 (aaaaaaaa) and "
-        "learning_rate=0.1 (bbbbbbbb)",
+        "the code in nets/, data/, loops/ or commands/session.py differs too: "
+        "learning_rate=0.2 (aaaaaaaa) and learning_rate=0.1 (bbbbbbbb)",
     )
     same = make("same", 300, learning_rate=0.3, sources=["aaaaaaaa"])
     unknown = make("unknown", 300, learning_rate=0.4)

@@ -475,9 +475,7 @@ print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
 
 
 @pytest.mark.parametrize(("said", "used"), [(None, "1"), ("0", "0")])
-def test_operations_are_those_of_onednn_unless_the_environment_says_otherwise(
-    run, monkeypatch, said, used
-):
+def test_onednn_is_requested_unless_the_environment_says_otherwise(run, monkeypatch, said, used):
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     done = run("-c", ONEDNN, env={} if said is None else {"TF_ENABLE_ONEDNN_OPTS": said})
     assert done.stdout.strip() == used

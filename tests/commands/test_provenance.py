@@ -1,6 +1,7 @@
 """The fingerprint of the code that a run was trained with."""
 
 import pytest
+import tensorflow as tf
 
 from commands import provenance
 
@@ -47,9 +48,13 @@ def test_any_statement_counts(fingerprint, old, new):
 def test_the_place_of_a_file_counts(fingerprint, tmp_path):
     empty = provenance.sources.__wrapped__()
     found = [
-        fingerprint(CODE, f"{folder}/mine.py") for folder in ("nets", "data", "loops", "nets/a")
+        fingerprint(CODE, file)
+        for file in (
+            *(f"{folder}/mine.py" for folder in ("nets", "data", "loops", "nets/a")),
+            "commands/session.py",
+        )
     ]
-    assert len({*found, empty}) == 5
+    assert len({*found, empty}) == 6
     for other in ("commands/mine.py", "loops/records/mine.py", "loops/mine.txt"):
         assert fingerprint(CODE, other) == empty
 
@@ -68,6 +73,17 @@ def test_hidden_files_and_directories_do_not_count(fingerprint, tmp_path):
 
 def test_a_file_that_does_not_parse_counts_as_text(fingerprint):
     assert fingerprint("def (") != fingerprint("def ((")
+
+
+@pytest.mark.parametrize(
+    ("said", "suffix"),
+    [(None, ""), ("1", ""), ("0", " without oneDNN"), ("False", " without oneDNN")],
+)
+def test_tensorflow_without_onednn_is_another_version(monkeypatch, said, suffix):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if said:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", said)
+    assert provenance.versions()["tensorflow"] == tf.__version__ + suffix
 
 
 def test_that_of_this_project():

@@ -476,8 +476,10 @@ def test_a_change_of_other_code_is_said_and_recorded(
     edit_sources("return 1")
     call("train.py", *args)
     out = capsys.readouterr().out
-    said = "note   the code in nets/, data/ or loops/ has changed since this run was "
-    assert f"{said}last started; it continues with the code as it is now\n" in out
+    said = (
+        "note   the code in nets/, data/, loops/ or commands/session.py has changed since this run "
+    )
+    assert f"{said}was last started; it continues with the code as it is now\n" in out
     assert "resumes at step 2" in out
     code = read(run_dir / "config.json")["code"]
     assert code == [before, {**before, "from_step": 2, "sources": provenance.sources()}]
@@ -493,7 +495,7 @@ def test_a_change_of_other_code_is_said_and_recorded(
     call("train.py", *args)
     out = capsys.readouterr().out
     assert "This run is finished." in out
-    assert f"{said}trained\n" in out
+    assert f"{said}was trained\n" in out
     assert read(run_dir / "config.json")["code"] == code
 
 

@@ -29,7 +29,7 @@ def damage(run_dir, step, how):
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param("truncated", marks=pytest.mark.slow),
+        "truncated",
         *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("missing", "zeroed", "altered")),
     ],
 )
