@@ -28,14 +28,14 @@ PUBLISHED = RECIPES / "published.toml"
 _SECONDS = ("start", "training", "evaluation", "pictures")
 _HEADER = (
     *("recipe", "data", "trained parameters", "multiply-adds", "epochs", "training images"),
-    *("checkpoint", "variants", "test accuracy", "n", "seeds", "for comparison"),
+    *("precision", "checkpoint", "variants", "test accuracy", "n", "seeds", "for comparison"),
     *(f"seconds: {', '.join(_SECONDS)}", "machine", "versions", "commit"),
 )
 
 
 _PAGE = """# Results
 
-Made of the records in `results/` by
+Generated from the records in `results/` by
 
 ```sh
 python compare.py results --format=results > new.md && mv new.md RESULTS.md
@@ -49,7 +49,8 @@ seeds and their standard deviation. The checkpoint is the last, or the best on a
 that was held out of the training images. Variants are the mirrored and shifted copies of a test
 image, itself among them, whose mean probabilities are scored: with one, the image alone. Rows with
 different numbers of them are not comparable, and the figures of others are of the image alone
-unless they say otherwise.
+unless they say otherwise. With `mixed_bfloat16`, the forward and backward pass compute in bfloat16,
+and weights are float32.
 
 Seconds are means of the same runs: from the start of `train.py` to the end of the first step, of
 training, of evaluation, and of the predictions and pictures at the end (-: not counted). The time
@@ -59,6 +60,7 @@ of a run, where one is given, is the sum of the first three. Where one process t
 The JPEG copy is CIFAR-10 whose images were compressed as JPEG (quality 75, colors at half
 resolution), which costs accuracy: figures for the original data are not comparable with it.
 docs/short_trainings.md has what the settings of airbench94, 94.01% on the original, reach there.
+CIFAR-100 and Fashion-MNIST have no rows, since these data were not at hand.
 
 {table}"""
 
@@ -138,6 +140,7 @@ def _row(records: Sequence[Record], known: Known) -> list[str]:
         f"{sum(stage.flops for stage in stages if not stage.auxiliary):,}",
         f"{run.config.epochs:g}",
         f"{run.data.examples['train']:,}",
+        run.config.precision,
         "best on val" if run.result["selected_on"] else "last",
         str(variants.count(run.config.tta)),
         accuracy,

@@ -22,7 +22,7 @@ from tests.commands import helpers
 from tests.commands.helpers import TINY, call, read, refused
 
 ACCURACY = "top_1_accuracy"
-LAST = ("--epochs=1.5", "--val_fraction=0", "--tta=flip")
+LAST = ("--epochs=1.5", "--val_fraction=0", "--tta=flip", "--precision=tf32")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,7 @@ def test_rows_are_made_of_records_alone(copy, tmp_path, monkeypatch, capsys):
     scores = [100 * read(copy / "small" / f"seed_{n}" / "result.json")[ACCURACY] for n in (0, 1)]
     assert first["recipe"] == r"`b\|c`"
     assert (first["n"], first["for comparison"], first["epochs"]) == ("1", "-", "1.5")
+    assert (first["precision"], second["precision"]) == ("tf32", "float32")
     assert (first["training images"], second["training images"]) == ("1,438", "1,295")
     assert (first["checkpoint"], first["variants"]) == ("last", "2")
     assert (second["checkpoint"], second["variants"]) == ("best on val", "1")
