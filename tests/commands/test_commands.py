@@ -116,6 +116,7 @@ def test_eval_gives_what_the_training_reported(finished, tmp_path, capsys, repli
     assert line.endswith("(359 examples)")
 
 
+@pytest.mark.slow
 def test_eval_of_splits_and_checkpoints(tiny, tmp_path, capsys):
     examples = {"train": 1295, "val": 143, "test": 359}
     for split, size in examples.items():
@@ -191,6 +192,7 @@ def write_digits(root, split="test"):
     return root
 
 
+@pytest.mark.slow
 def test_eval_on_other_data_with_the_same_classes(tiny, tmp_path, capsys):
     """The test digits as files give the same accuracy."""
     write_digits(tmp_path / "digits" / "test")
@@ -328,6 +330,7 @@ def test_the_advice_about_a_bad_image_can_be_followed(tmp_path, capsys):
     assert f"skipped 1 bad image: {bad[0]}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_validation_split(tmp_path, capsys):
     args = (*TINY, "--val_fraction=0", "--epochs=0.5", f"--run_dir={tmp_path / 'run'}")
     call("train.py", *args)

@@ -81,6 +81,7 @@ def tflite(run, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_saved_model(run, expected, saved_model):
     loaded = tf.saved_model.load(str(saved_model))
     (signature,) = loaded.signatures.values()
@@ -100,6 +101,7 @@ def test_saved_model(run, expected, saved_model):
         np.testing.assert_allclose(found, answers(run, fitted), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_model_holds_what_it_uses(run, saved_model):
     """The folded kernels once, and of the variables only the dense layer."""
     names = [name for name, _ in tf.train.list_variables(saved_model / "variables" / "variables")]
@@ -114,6 +116,7 @@ def test_a_saved_model_holds_what_it_uses(run, saved_model):
     assert len(graph) < kernels + 40_000
 
 
+@pytest.mark.slow
 def test_tflite(run, expected, tflite):
     predict = verify_export.load_tflite(str(tflite))
     images, probabilities = expected
@@ -181,6 +184,7 @@ class OtherAnswers:
         return self.found
 
 
+@pytest.mark.slow
 def test_other_answers_are_an_error(run, expected, tmp_path, monkeypatch, capsys):
     args = ("export.py", f"--run_dir={run.path}", tmp_path / "model")
     for error in (2e-4, np.nan):

@@ -25,7 +25,12 @@ COMMAND_LINES = {program: cases.bad_command_lines(program) for program in PROGRA
 COMBINATIONS = {"train.py": cases.TRAIN_COMBINATIONS, "eval.py": cases.EVAL_COMBINATIONS}
 
 
-@pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.exhaustive)])
+@pytest.fixture(
+    params=[
+        pytest.param("quick", marks=pytest.mark.slow),
+        pytest.param("long", marks=pytest.mark.exhaustive),
+    ]
+)
 def some(request):
     """Takes a share of the cases, from the fixed seed; in the long form all of them."""
 

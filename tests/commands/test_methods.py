@@ -88,6 +88,7 @@ def test_what_is_refused(flags, line, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "smaller", "auxiliary"),
     [
@@ -166,6 +167,7 @@ def test_the_state_and_the_updates_are_as_the_flags_say(one_replica):
     assert settings.sizes == ((round(steps / 4), 5), (round(steps / 2), 7))
 
 
+@pytest.mark.slow
 def test_a_damaged_image_ends_a_whitened_run_in_one_line(tmp_path, capsys):
     for number, split in enumerate(("train", "train", "test")):
         for label in ("a", "b"):

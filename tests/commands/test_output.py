@@ -41,6 +41,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", COMMANDS)
 def test_an_output_that_cannot_be_written(program, run_dir, tmp_path, capsys, monkeypatch):
     for name in ("full", "closed"):

@@ -106,6 +106,7 @@ def test_a_test_image_has_the_probabilities_of_the_evaluation(here, capsys, monk
     assert firsts == [run.data.class_names[i] for i in run.predictions.predicted]
 
 
+@pytest.mark.slow
 def test_variants_are_averaged(here, capsys):
     paths = [f"data/train/a cat/{i:02}.jpg" for i in (0, 2, 4)]
     whole = probabilities(predicted(capsys, *paths)[0])
@@ -214,6 +215,7 @@ def test_columns_keep_their_width():
     assert lines.rows(["b.jpg"], PROBABILITIES[:1, :2]) == f"{'b.jpg':60}  dog  50.0%\n"
 
 
+@pytest.mark.slow
 def test_heat_maps_are_drawn_on_the_images(here, capsys, tmp_path):
     rows, errors = predicted(
         capsys, "data/test/a cat/04.jpg", "missing", "data/train/a cat", "data/test/a cat/04.jpg",

@@ -117,6 +117,7 @@ def check_row(found, run_dir, step):
         assert row["recomputed"][name] == pytest.approx(row["logged"][name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_the_run(run_dir, replayed):
     found, printed, written, _, _ = replayed
     check_step(found, 30)
@@ -162,6 +163,7 @@ def test_changed_code_is_named_as_the_reason(run_dir, tmp_path, capsys):
     assert re.search(rf"they differ \(.*\); {code}", out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "start", "step", "is_reason"),
     [
@@ -181,6 +183,7 @@ def test_code_of_other_steps_is_no_reason(run_dir, changed, start, step, is_reas
     assert ("has changed since" in _hint(run, run.config, start, step)) == is_reason
 
 
+@pytest.mark.slow
 def test_the_examples_are_those_of_the_batch(run_dir, replayed):
     """By loss; each with the other of its pair, and its prediction."""
     result, printed, *_ = replayed
@@ -209,6 +212,7 @@ def test_the_examples_are_those_of_the_batch(run_dir, replayed):
     assert f"{worst['name']} with {worst['mixed_with']}\n" in printed
 
 
+@pytest.mark.slow
 def test_only_the_picture_is_new(replayed):
     *_, before, after = replayed
     assert after.pop("pictures/step-30.png").startswith(b"\x89PNG")
@@ -279,6 +283,7 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert [x["loss"] for x in again] == pytest.approx([x["loss"] for x in found], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
@@ -311,6 +316,7 @@ def write_history(run_dir, saved):
 CURRENT = {"checkpoints/step-20": 1, "checkpoints/step-30": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saved", "step", "start"),
     [

@@ -21,6 +21,7 @@ from loops.schedule import Plan
 from tests.commands import helpers
 from tests.commands.helpers import TINY, call, read, refused
 
+pytestmark = pytest.mark.slow
 ACCURACY = "top_1_accuracy"
 LAST = ("--epochs=1.5", "--val_fraction=0", "--tta=flip", "--precision=tf32")
 
@@ -483,7 +484,6 @@ def test_the_rows_of_readme_are_results():
     assert {tuple(row.values()) for row in shown} <= known
 
 
-@pytest.mark.slow
 def test_the_page_of_results_is_that_of_the_records(capsys, monkeypatch):
     monkeypatch.setattr(records, "RECIPES", ROOT / "recipes")  # Whatever `runs` has put there.
     call("compare.py", ROOT / "results", "--format=results")

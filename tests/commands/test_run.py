@@ -220,6 +220,7 @@ def write_digits(root, labels):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "labels", "split"),
     [
@@ -296,6 +297,7 @@ def test_follow_again_adds_only_what_is_new(tmp_path, start, capsys, never_waits
     assert last == pytest.approx(val)
 
 
+@pytest.mark.slow
 def test_two_splits_can_be_followed_at_once(finished, tmp_path, monkeypatch, never_waits):
     """One process after the other writes, and none takes away what another has written."""
     run_dir = shutil.copytree(finished, tmp_path / "run")
@@ -341,6 +343,7 @@ def test_a_changed_file_of_initial_weights_is_refused(tmp_path, monkeypatch, cap
     assert "resumes at step 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "saved", ["resnet20_projection", pytest.param("resnet20", marks=pytest.mark.slow)]
 )
@@ -522,6 +525,7 @@ def wide(data_dir=None):
     return Dataset("wide", ("a", "b"), sources, mean=(0.5,), std=(0.3,))
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "wide", wide)
     args = ("--net=tiny", "--dataset=wide", "--batch_size=20", "--epochs=1", "--device=cpu")

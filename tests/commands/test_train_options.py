@@ -37,6 +37,7 @@ def test_each_seed_gives_the_run_of_its_own_command(seeds):
     assert rows(runs[0].path) != rows(runs[1].path)
 
 
+@pytest.mark.slow
 def test_the_runs_of_several_seeds_are_compared(seeds, capsys):
     home, runs = seeds
     before = {**contents(home / "both"), "seed_3/lock": b"", "seed_1/lock": b""}
@@ -158,6 +159,7 @@ def test_patience_ends_a_run(tmp_path, capsys):
     assert f"stopped early at step {val[-1]['step']}: no improvement on val for 2 epochs" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verbosity", [*(pytest.param(x, marks=pytest.mark.slow) for x in (0, 1)), 2]
 )
@@ -175,6 +177,7 @@ def test_verbosity(tmp_path, capsys, verbosity):
     assert any(line.startswith("epoch 1/1") for line in lines) == (verbosity > 0)
 
 
+@pytest.mark.slow
 def test_the_summary_has_the_figures_of_every_split(tmp_path, capsys):
     run = call("train.py", *TINY, "--epochs=2", f"--run_dir={tmp_path / 'run'}")
     lines = capsys.readouterr().out.splitlines()

@@ -125,6 +125,7 @@ def target(source, tmp_path_factory):
     return run_dir, args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "head"), [("digits", "included"), ("letters", "new")])
 def test_a_run_starts_from_the_averages_of_another(source, dataset, head, capsys):
     run = Run.open(source)

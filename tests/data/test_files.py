@@ -24,6 +24,7 @@ def keras_home(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
 
 
+@pytest.mark.slow
 def test_all_kinds_in_one_batch(tmp_path):
     paths = []
     for i, (contents, *_) in enumerate(KINDS.values()):
@@ -39,6 +40,7 @@ def test_all_kinds_in_one_batch(tmp_path):
         np.testing.assert_array_equal(next(iter(in_graph)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "options"),
     [(8, {}), (64, {"quality": 95}), (8, {"progressive": True}), (300, {"progressive": True})],

@@ -212,6 +212,7 @@ def spoil_as_loop(path):
     path.symlink_to(path.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
@@ -330,6 +331,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:4]), *NAMES[4:]]
 )

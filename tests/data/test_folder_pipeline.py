@@ -140,6 +140,7 @@ def test_iterators_can_be_dropped_on_a_tree_with_damaged_images(tmp_path):
 # Which file it was.
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_named_for_its_step(tmp_path):
     write_tree(tmp_path, count=20)
     path = tmp_path / "train" / "red" / "3.png"
@@ -170,6 +171,7 @@ def test_a_damaged_file_is_named_for_its_step(tmp_path):
         assert str(train(dataset, shard=shard).find_fault(step)) == str(fault)
 
 
+@pytest.mark.slow
 def test_the_advice_can_be_followed(tmp_path):
     """A replaced or skipped file is other data; the original file is the same."""
     write_tree(tmp_path, count=20)

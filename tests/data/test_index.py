@@ -260,6 +260,7 @@ def test_files_that_have_been_decoded_are_not_tried_again(tree, indexes, tried):
     assert first_read(tried) == ("blue/1.png",)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_fetched_is_forgotten(tree, indexes, tried, read):
     """Of the same size and time as it was when it could be, as of a sector that has gone bad."""
     bad = tree / "red" / "1.png"

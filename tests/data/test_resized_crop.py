@@ -151,6 +151,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 def test_boxes_of_files_are_those_of_the_upright_image(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     files = [(kind, turn, tmp_path / f"{kind}{turn}.jpg") for kind in KINDS for turn in range(1, 9)]

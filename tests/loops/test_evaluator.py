@@ -93,6 +93,7 @@ def test_variants_have_their_mean_probabilities_scored(strategy):
     np.testing.assert_allclose(scores.predictions.confidences, mean.max(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "focal"])
 def test_equal_variants_are_scored_as_one(one_replica, loss):
     state, split = make_state(one_replica), Split(*examples(7))

@@ -47,6 +47,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(one_replica, tmp_path):
     assert saved_steps(tmp_path / "best") == []
 
 
+@pytest.mark.slow
 def test_skipped_updates_are_counted(one_replica, tmp_path):
     """Also where a row has no others: the first two are all those of a row."""
     batches = Batches(spoil=[4, 5, 6])
@@ -104,6 +105,7 @@ def test_a_run_that_went_back_is_the_same_if_it_is_stopped_afterwards(one_replic
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_three_times_at_most(one_replica, tmp_path):
     """Without one batch more each time, also if it is started again."""
     wanted = r"at step 7 .*; training went back 3 times already; the checkpoint of step 6 is kept"
@@ -145,6 +147,7 @@ def test_a_save_that_fails_stops_the_run(one_replica, tmp_path, which, step):
         trainer.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["save_last", pytest.param("save_best", marks=pytest.mark.slow)])
 def test_a_run_continues_without_a_save(unstopped, one_replica, tmp_path, which):
     """And is the same run."""
@@ -169,6 +172,7 @@ def test_without_room_for_any_best_the_last_is_scored(one_replica, tmp_path):
     assert messages[-1] == "no best checkpoint could be saved; scoring the last"
 
 
+@pytest.mark.slow
 def test_a_best_that_was_not_saved_is_made_up_for(one_replica, tmp_path):
     """After the process is killed between the save of the last state and that of the best."""
 
@@ -216,6 +220,7 @@ def test_a_batch_that_cannot_be_made_is_named(
     assert trainer.step == fail
 
 
+@pytest.mark.slow
 def test_a_batch_is_named_after_others_were_left_out(one_replica, tmp_path, monkeypatch):
     """Batches 6 and 7 are left out, so the update from step 8 on is that of batch 10."""
     monkeypatch.setattr("loops.trainer._SECONDS_PER_CALL", 1e9)

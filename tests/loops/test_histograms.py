@@ -80,6 +80,7 @@ def whole(tmp_path_factory):
     return run_dir, noted.kernels, batches.calls
 
 
+@pytest.mark.slow
 def test_histograms_are_of_the_weights_and_the_batch_of_each_multiple(whole):
     run_dir, kernels, calls = whole
     found = bins(run_dir)
@@ -105,6 +106,7 @@ class Crash(Hook):
         raise KeyError
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_histograms_once(one_replica, whole, tmp_path):
     """It is stopped behind histograms that are not in its last state, that of step 6."""
     with pytest.raises(KeyError):

@@ -102,6 +102,7 @@ def test_a_hook_can_add_a_figure_that_later_hooks_see(one_replica, tmp_path):
         assert "weight_norm" not in row
 
 
+@pytest.mark.slow
 def test_hooks_start_again_after_going_back_to_a_checkpoint(one_replica, tmp_path):
     """With the step of the checkpoint, before any row of a later step."""
     calls, batches = [], Batches(spoil=[7])
@@ -151,6 +152,7 @@ def test_a_run_continues_without_what_hooks_cannot_write(ordinary, one_replica, 
     assert messages[0] == "cannot write at 0: No space left on device; continuing"
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_written_if_a_hook_cannot_write_before(one_replica, tmp_path):
     messages, fails = [], Fails("on_save", step=1, times=3)
     trainer = make_trainer(one_replica, tmp_path, fails, on_save_error="continue", say=messages)
@@ -164,6 +166,7 @@ def test_no_checkpoint_is_written_if_a_hook_cannot_write_before(one_replica, tmp
     assert saved == [0, 9, 12, 12]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_end_while_a_hook_cannot_write(one_replica, tmp_path):
     """Whatever the policy; when it can, the same command ends the run."""
     after = Calls([])

@@ -102,6 +102,7 @@ def test_an_update_that_is_not_finite_is_inspected(strategy):
     assert set(np.flatnonzero(np.isnan(found.losses.numpy()))) == set(together)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_with_xla(one_replica):
     state, batch = make_state(one_replica, Linear), examples()
     plain, _, _ = inspect(one_replica, state, *batch)

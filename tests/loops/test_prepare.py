@@ -1,6 +1,7 @@
 """Batches that are finished on the replicas' devices."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from loops.evaluator import Evaluator
@@ -19,6 +20,7 @@ def prepare(images, labels, step, rows):
     return scaled(images) + numbers[:, None], labels
 
 
+@pytest.mark.slow
 def test_a_step_is_made_from_what_is_prepared(two_replicas):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 16, (8, 4)).astype(np.uint8)

@@ -78,6 +78,7 @@ def test_where_rows_end():
     assert ends == [2, 2, 3, 4, 6, 6, 8, 8, 9, 10, 12, 12]
 
 
+@pytest.mark.slow
 def test_batches_that_were_left_out(one_replica, tmp_path):
     """The run went back to step 6 from step 8, and left out two batches."""
     spoiled = {"batches": Batches(spoil=[7]), "on_nan": "restore", "say": []}
@@ -92,6 +93,7 @@ def test_batches_that_were_left_out(one_replica, tmp_path):
     assert again.finish_window() == pytest.approx(figures_of(logged), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_an_update_that_is_not_finite(one_replica, tmp_path, on_nan):
     """It is measured, and not made; the run goes on after it only if it skips."""

@@ -41,6 +41,7 @@ class Loud(Batches):
         return images * (1000 if number == 11 else 1), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_names_the_step_and_the_command(one_replica, tmp_path, stopped):
     """Also if it was resumed since the ten rows before."""

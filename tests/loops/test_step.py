@@ -127,8 +127,15 @@ def test_lookahead_by_hand(strategy, compile_update):
     assert sorted(state.parts()["slow"]["dense"]) == ["bias", "kernel"]
 
 
-@pytest.mark.parametrize("compile_update", [False, True])
-@pytest.mark.parametrize("loss_scale", [False, True])
+@pytest.mark.parametrize(
+    ("loss_scale", "compile_update"),
+    [
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        (True, True),
+    ],
+)
 def test_lookahead_when_an_update_is_dropped(one_replica, loss_scale, compile_update):
     """Its step counts: half of the way back from where the update before has left the weights."""
     state = make_state(one_replica, momentum=0.0, lookahead=True, loss_scale=loss_scale)
@@ -184,6 +191,7 @@ def test_sizes_by_hand(strategy, accumulation):
         assert_close(weights(net), expected)
 
 
+@pytest.mark.slow
 def test_the_time_spent_waiting_for_batches_is_measured(strategy):
     def waited(slow):
         def batch(i):
@@ -388,7 +396,7 @@ def test_a_microbatch_begins_when_the_gradients_of_the_one_before_are_there(stra
             assert not needs(before, after)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_two_replicas_make_the_updates_of_one(one_replica, two_replicas, optimizer):
     batches = [examples(seed=s) for s in range(5)]
     settings = {

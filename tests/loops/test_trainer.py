@@ -125,6 +125,7 @@ def test_a_run_killed_between_saves_goes_back_to_the_last(unstopped, one_replica
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_replica, tmp_path):
     make_trainer(one_replica, tmp_path).run()
     before, batches = last_values(tmp_path), Batches()
@@ -135,6 +136,7 @@ def test_a_finished_training_is_scored_again_and_not_trained(unstopped, one_repl
         np.testing.assert_array_equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_steps_in_a_call_change_nothing(unstopped, one_replica, tmp_path, monkeypatch):
     monkeypatch.setattr("loops.trainer._SECONDS_PER_CALL", 1e9)
     trainer, calls = make_trainer(one_replica, tmp_path), []
@@ -145,6 +147,7 @@ def test_steps_in_a_call_change_nothing(unstopped, one_replica, tmp_path, monkey
     assert rows(tmp_path) == rows(unstopped(one_replica)[0])
 
 
+@pytest.mark.slow
 def test_saves_within_an_epoch_when_they_are_due(one_replica, tmp_path, monkeypatch):
     trainer = make_trainer(one_replica, tmp_path, save_minutes=1e-9)
     saves, save = [], trainer._checkpoints.save_last
@@ -215,6 +218,7 @@ def test_without_validation_the_last_is_scored(one_replica, tmp_path):
     assert {row["split"] for row in rows(tmp_path)} == {"train", "test"}
 
 
+@pytest.mark.slow
 def test_evaluations_can_be_rarer_and_the_run_end_within_an_epoch(one_replica, tmp_path):
     plan = Plan(epochs=2.5, train_examples=23, global_batch_size=8)
     make_trainer(one_replica, tmp_path, plan=plan, log_steps=50, eval_epochs=2).run()
@@ -336,6 +340,7 @@ def test_training_stops_early_when_patience_ends(
     assert [row["step"] for row in rows(tmp_path, "val")] == evaluated
 
 
+@pytest.mark.slow
 def test_a_hook_is_called_at_the_steps_that_it_asks_for(one_replica, tmp_path):
     calls = []
 

@@ -91,6 +91,7 @@ def operations(graph_def):
     return found
 
 
+@pytest.mark.slow
 def test_a_compiled_update_is_one_operation_without_a_branch(one_replica):
     """What follows the gradients: no operation for each variable, and none that needs the host."""
     found = {}

@@ -159,6 +159,7 @@ def test_a_file_with_a_hole_is_refused(tmp_path):
         pretrained.load("resnet50", str(path), channels=3, stem="large")
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_changes_nothing():
     model, net = keras_model("resnet50"), build("resnet18")
     before = [v.numpy() for v in net.variables]

@@ -369,6 +369,7 @@ def noise(shape):
     return tf.random.normal(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

@@ -29,7 +29,7 @@ def damage(run_dir, step, how):
 @pytest.mark.parametrize(
     "how",
     [
-        "truncated",
+        pytest.param("truncated", marks=pytest.mark.slow),
         *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("missing", "zeroed", "altered")),
     ],
 )
@@ -49,6 +49,7 @@ def test_training_continues_from_the_checkpoint_before_a_damaged_one(
     assert len(list((run_dir / "checkpoints").glob("damaged-step-11.*"))) == 2 * (how != "missing")
 
 
+@pytest.mark.slow
 def test_training_never_starts_over_by_itself(unfinished, tmp_path, capsys):
     run_dir, args = copy_of(unfinished, tmp_path)
     for step in (0, 6, 11):
@@ -83,6 +84,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path):
     assert kill_runs.differences(tmp_path / "other", tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_damaged_rows_are_kept_and_reported(unfinished, tmp_path, capsys):
     run_dir, args = copy_of(unfinished, tmp_path)
     text = (run_dir / "metrics.jsonl").read_text()

@@ -73,7 +73,10 @@ def test_workers_that_differ_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("index", "number"),
-    [(0, signal.SIGTERM), pytest.param(1, signal.SIGINT, marks=pytest.mark.exhaustive)],
+    [
+        pytest.param(0, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_worker_that_waits_for_another_stops_at_a_signal(tmp_path, index, number):
     task = helpers.free_cluster(2)[index]

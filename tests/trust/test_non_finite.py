@@ -53,6 +53,7 @@ def assert_checkpoints_are_finite(run_dir):
 POISONED = (*TINY, "--epochs=3", "--log_steps=2", "--hooks=poison")
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_a_value_that_is_not_finite(tmp_path, capsys, poison):
     poison([8])
     args = (*POISONED, f"--run_dir={tmp_path / 'run'}")
@@ -69,6 +70,7 @@ def test_a_run_stops_at_a_value_that_is_not_finite(tmp_path, capsys, poison):
     assert "resumes at step 6, 16 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, capsys, poison):
     """At the end of an epoch, before a save."""
     poison([6])
@@ -78,6 +80,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, capsys, poison):
     assert saved_steps(tmp_path / "run" / "checkpoints") == [0]
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path, capsys, poison):
     poison([8])
     call("train.py", *POISONED, "--on_nan=skip", f"--run_dir={tmp_path / 'run'}")
@@ -104,6 +107,7 @@ def test_training_goes_back_and_leaves_out_batches(tmp_path, capsys, poison):
     assert_checkpoints_are_finite(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "message"),
     [

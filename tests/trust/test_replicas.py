@@ -53,6 +53,7 @@ def trained(tmp_path_factory):
     return home, finish(*(Command("train.py", *workers, **x) for x in helpers.free_cluster(2)))
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_weights_of_one_replica(trained):
     home, _ = trained
     assert weights(home / "1")["optimizer/iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 9
@@ -66,6 +67,7 @@ def test_replicas_end_with_the_weights_of_one(trained):
     assert_equivalent(home / "1", home / "2")
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_and_prints(trained):
     home, (chief, worker) = trained
     assert worker == ""
@@ -82,6 +84,7 @@ def test_only_the_chief_writes_and_prints(trained):
         assert len(list((home / "workers" / split).iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_two_workers_is_resumed_by_one(trained, tmp_path, capsys):
     home, _ = trained
     shutil.copytree(home / "workers", tmp_path / "run")

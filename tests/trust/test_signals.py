@@ -51,9 +51,8 @@ class StopAt(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(
-    ("split", "step"), [("val", 6), pytest.param("test", 11, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "step"), [("val", 6), ("test", 11)])
 def test_a_signal_during_an_evaluation(unfinished, tmp_path, monkeypatch, capsys, split, step):
     """The end is that of the run that was not stopped."""
     monkeypatch.setitem(HOOKS, "stop", StopAt)

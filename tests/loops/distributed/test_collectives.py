@@ -38,6 +38,7 @@ def work_before(operation):
     return sum(op.type == "MatMul" for op in found)
 
 
+@pytest.mark.slow
 def test_on_gpus_gradients_are_exchanged_while_others_are_computed(two_replicas, monkeypatch):
     monkeypatch.setattr("loops.distributed.collectives._PACK_BYTES", 1)
     monkeypatch.setattr("loops.step.on_gpus", lambda strategy: True)

@@ -174,6 +174,7 @@ def same(state):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "unknown"),
     [

@@ -286,6 +286,7 @@ def screen(output):
     return lines, widest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [10, 40, 200])
 def test_a_live_line_leaves_nothing_behind_and_fits(width):
     output = on_a_screen(width)
@@ -329,6 +330,7 @@ def test_a_terminal_without_unicode_gets_ascii():
     assert "=====" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "| true"])
 def test_an_output_that_takes_nothing_ends_no_run(redirection):
     done = subprocess.run(
